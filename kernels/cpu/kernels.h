@@ -1,0 +1,176 @@
+/*
+ * The CPU kernels: one table of functions per instruction set.
+ *
+ * The scalar table defines every result; the tables of the other instruction sets give the same
+ * bits (NUMERICS.md).  All functions are single-threaded, keep no state, allocate nothing and can't
+ * fail: callers check shapes once, at load.  Dimension names: n_tokens rows of activations, n_cols
+ * columns of a weight matrix (its input width), n_rows its output width.
+ *
+ * Packed weights.  A matrix is cut into groups of MOE_GROUP_ROWS = 16 output rows; lanes of a
+ * vector run across the rows of a group, and the bytes of a group are laid out in the order in
+ * which the kernels read them.  The last group is filled up with zero rows.  Each group starts at
+ * a multiple of 64 bytes.  The layout inside a group is private to kernels/cpu and the same for
+ * all instruction sets, so that a packed matrix can be shared by processes.
+ */
+#ifndef MOE_CPU_KERNELS_H
+#define MOE_CPU_KERNELS_H
+
+#include "../types.h"
+
+#define MOE_GROUP_ROWS 16
+#define MOE_ATTN_BLOCK 256 /* keys per attention block, by absolute position */
+#define MOE_KV_PAGE 64     /* positions per page of the KV cache; a block is four pages */
+
+typedef enum moe_isa {
+    MOE_ISA_AUTO = -1,
+    MOE_ISA_SCALAR = 0,
+    MOE_ISA_AVX2 = 1,   /* AVX2, FMA, F16C */
+    MOE_ISA_AVX512 = 2, /* AVX-512 F, BW, DQ, VL and VNNI */
+    MOE_ISA_AMX = 3,    /* AVX512 and AMX tiles for int8 */
+} moe_isa;
+
+/* Which arithmetic a row of activations takes: generated tokens decode, all others prefill. */
+typedef enum moe_role { MOE_ROLE_PREFILL = 0, MOE_ROLE_DECODE = 1 } moe_role;
+
+/* The form of the activations that a weight type is multiplied with. */
+typedef enum moe_act_form {
+    MOE_ACT_F32 = 0,  /* F32, F16, BF16 weights */
+    MOE_ACT_Q8_32,    /* int8 with one scale per 32 columns: Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 */
+    MOE_ACT_Q8_256,   /* int8 with one scale per 256 columns: Q4_K, Q5_K, Q6_K */
+} moe_act_form;
+
+moe_act_form moe_act_form_of(moe_type type);
+
+/* A packed weight matrix (n_rows, n_cols). */
+typedef struct moe_matrix {
+    moe_type type;
+    int64_t n_rows, n_cols;
+    const void *packed;
+} moe_matrix;
+
+/* Rows of activations (n_tokens, n_cols) in one form or several. A form that is not needed is NULL. */
+typedef struct moe_activations {
+    int64_t n_cols;
+    const float *f32; /* (n_tokens, ld): row t starts at f32 + t * ld */
+    int64_t ld;
+    const int8_t *q32;    /* (n_tokens, n_cols) */
+    const float *d32;     /* (n_tokens, n_cols / 32) */
+    const int16_t *s32;   /* (n_tokens, n_cols / 32) sums of q32 over each 32 columns */
+    const int8_t *q256;   /* (n_tokens, n_cols) */
+    const float *d256;    /* (n_tokens, n_cols / 256) */
+    const int16_t *s256;  /* (n_tokens, n_cols / 16) sums of q256 over each 16 columns */
+} moe_activations;
+
+/* --- packing (scalar code, the same for every instruction set) --------------------------------- */
+
+/* Bytes of one packed group of 16 rows, a multiple of 64. */
+size_t moe_packed_group_bytes(moe_type type, int64_t n_cols);
+
+/* Bytes of a packed matrix: groups * group bytes. */
+size_t moe_packed_bytes(moe_type type, int64_t n_rows, int64_t n_cols);
+
+/* Packs one group: rows[i] (i < n_rows <= 16) points to a row as stored in the file (little
+ * endian, no alignment needed).  Rows beyond n_rows become zero rows. */
+void moe_pack_group(moe_type type, const void *const rows[], int n_rows, int64_t n_cols, void *dst);
+
+/* Widens row `row` of a packed matrix to float32: exactly the values of moe_dequantize. */
+void moe_unpack_row(const moe_matrix *w, int64_t row, float *dst /* (n_cols) */);
+
+/* Dequantises n_cols stored elements to float32, bit for bit as the reference of the GGUF types. */
+void moe_dequantize(moe_type type, const void *src, int64_t n_cols, float *dst);
+
+/* Exact half conversions (round to nearest even), scalar. */
+float moe_f16_to_f32(uint16_t h);
+uint16_t moe_f32_to_f16(float f);
+
+/* One KV cache block of at most MOE_ATTN_BLOCK keys of one KV head.
+ * K page: MOE_KV_PAGE / 16 slabs of (d_k, 16 positions), so lanes run across positions.
+ * V page: (MOE_KV_PAGE positions, d_v), so lanes run across the width.
+ * Elements are f16, or f32 if kv_f32.  v_pages = NULL: V is the first d_v of K's d_k (MLA). */
+typedef struct moe_attn_block {
+    const void *const *k_pages; /* up to 4 */
+    const void *const *v_pages; /* up to 4, or NULL */
+    int n_keys;                 /* keys in this block, 1..256 */
+    int d_k, d_v;
+    bool kv_f32;
+} moe_attn_block;
+
+/* Bytes that moe_kernels.attn_block needs as scratch. */
+size_t moe_attn_scratch_bytes(int d_k, int d_v, int n_queries);
+
+/* --- the table ----------------------------------------------------------------------------------- */
+
+typedef struct moe_kernels {
+    moe_isa isa;
+    const char *name; /* "scalar", "avx2", "avx512", "amx" */
+
+    /* y[t * ldy + r] = sum_k w[r, k] * x[rows ? rows[t] : t, k] for the output rows of groups
+     * [group_begin, group_end) and t < n_tokens; rows past n_rows are not written.
+     * x must hold the form moe_act_form_of(w->type). */
+    void (*matmul)(const moe_matrix *w, int64_t group_begin, int64_t group_end,
+                   const moe_activations *x, const int32_t *rows, int64_t n_tokens, moe_role role,
+                   float *y, int64_t ldy);
+
+    /* One row to int8, per block of 32 or 256 columns: amax = max|x|, d = amax / 127,
+     * q = rint(x * (127 / amax)); amax = 0 gives zeros. */
+    void (*quantize_32)(const float *x, int64_t n_cols, int8_t *q, float *d, int16_t *sums);
+    void (*quantize_256)(const float *x, int64_t n_cols, int8_t *q, float *d, int16_t *sums);
+
+    /* Sums along a vector: 16 lanes, lane i takes i, i+16, … by fma, then the tree
+     * (i, i+8), (i, i+4), (i, i+2), (i, i+1). */
+    float (*dot)(const float *a, const float *b, int64_t n);
+    float (*sum)(const float *a, int64_t n);
+    float (*max)(const float *a, int64_t n); /* n >= 1; NaN-free input */
+
+    /* y = x * (1 / sqrt(mean(x^2) + eps)) * weight; weight may be NULL (ones); y may be x. */
+    void (*rms_norm)(const float *x, const float *weight, float eps, int64_t n, float *y);
+    /* y = (x - mean) / sqrt(var + eps) * weight + bias; y may be x. */
+    void (*layer_norm)(const float *x, const float *weight, const float *bias, float eps, int64_t n,
+                       float *y);
+
+    void (*add)(const float *a, const float *b, int64_t n, float *y);      /* y = a + b */
+    void (*add_scaled)(const float *x, float w, int64_t n, float *y);      /* y = fma(w, x, y) */
+    void (*scale)(const float *x, float w, int64_t n, float *y);           /* y = w * x */
+    void (*silu_mul)(const float *gate, const float *up, int64_t n, float *y); /* g*sigmoid(g)*u */
+    void (*gelu_mul)(const float *gate, const float *up, int64_t n, float *y); /* tanh form of gate, times up */
+    void (*gelu_erf)(const float *x, int64_t n, float *y);  /* exact GELU */
+    void (*gelu_tanh)(const float *x, int64_t n, float *y); /* tanh form */
+    void (*exp)(const float *x, int64_t n, float *y);
+    void (*sigmoid)(const float *x, int64_t n, float *y);
+    /* y = exp(x - max) / sum; y may be x. */
+    void (*softmax)(const float *x, int64_t n, float *y);
+    /* *m = max(x); returns sum(exp(x - max)) by the lane rule. */
+    float (*exp_sum)(const float *x, int64_t n, float *m);
+
+    /* Rotates n_heads vectors of width d in place: the first n_rot elements of each, with
+     * cos/sin (n_rot / 2).  interleaved: pairs (2i, 2i+1); else pairs (i, i + n_rot/2). */
+    void (*rope)(float *x, int64_t n_heads, int64_t d, int64_t n_rot, const float *cos,
+                 const float *sin, bool interleaved);
+
+    /* Stores one position's key (d_k) into a K page and value (d_v) into a V page (v NULL: none). */
+    void (*kv_store)(const float *k, const float *v, int pos_in_page, int d_k, int d_v, bool kv_f32,
+                     void *k_page, void *v_page);
+
+    /* One block of attention for n_queries query vectors q (n_queries, ldq) that share a KV head.
+     * n_valid[i] (0..n_keys): query i sees keys 0..n_valid[i]-1 and, if n_first is not NULL, only from n_first[i] on.
+     * Gives per query: m[i] the largest score, l[i] the sum of exp(score - m), o (n_queries, d_v) the
+     * unnormalised sum of exp(score - m) * v.  A query that sees no key: m = -INFINITY, l = 0, o = 0. */
+    void (*attn_block)(const float *q, int64_t ldq, int n_queries, float scale,
+                       const moe_attn_block *kv, const int32_t *n_valid, const int32_t *n_first,
+                       float *m, float *l, float *o, void *scratch);
+
+    /* Folds block b into the running result of one query: m, l, o (d_v) <- combine. */
+    void (*attn_combine)(float *m, float *l, float *o, float m_b, float l_b, const float *o_b,
+                         int d_v);
+} moe_kernels;
+
+/* The best instruction set that this CPU and operating system support. */
+moe_isa moe_cpu_best_isa(void);
+
+/* The table of an instruction set; MOE_ISA_AUTO: the best.  NULL if the CPU does not have it. */
+const moe_kernels *moe_cpu_kernels(moe_isa isa);
+
+/* "scalar", "avx2", "avx512", "amx" or "auto" to an moe_isa; false if the name is unknown. */
+bool moe_isa_by_name(const char *name, moe_isa *isa);
+
+#endif

@@ -1,0 +1,591 @@
+/*
+ * Quantised kernels for AVX-512 with VNNI: one 32-bit lane per output row.
+ *
+ * vpdpbusd multiplies four unsigned codes of a row with four activations that all lanes share, so
+ * a unit of 32 columns takes eight of them per token.  Sums within a sub-block are exact in int32;
+ * scales, bias and minima are applied per sub-block.  The float steps are those of quant_scalar.c.
+ *
+ * Two ways through a matrix:
+ *   few tokens   (decode) every group is read once from memory and its codes are widened in
+ *                registers;
+ *   many tokens  (prefill) the codes and scales of up to 256 columns of two groups are widened
+ *                into a tile on the stack, which stays in the first-level cache while all tokens
+ *                of a batch pass over it, six at a time.
+ * Both add the same numbers in the same order: a result does not depend on the way.
+ *
+ * Functions that take a type, a number of tokens or of groups are inlined into callers that give
+ * constants; what depends on them is decided by the compiler.
+ */
+#include <immintrin.h>
+
+#include "quant.h"
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+#define CHUNK_COLUMNS 256 /* columns of a tile */
+#define CHUNK_UNITS (CHUNK_COLUMNS / MOE_QUANT_UNIT)
+#define BATCH_TOKENS 64 /* tokens that pass over a tile */
+#define TILE_TOKENS 6   /* tokens whose sums are in registers together */
+#define FEW_TOKENS 4    /* up to so many tokens the codes are widened in registers */
+#define PREFETCH_BYTES 2048
+
+/* The scales of a chunk of a group, ready for use. */
+typedef struct chunk_scales {
+    __m512 d[CHUNK_UNITS], m[CHUNK_UNITS]; /* per block of 32 columns; [0] for a super-block */
+    __m512 sc_float[8];                    /* Q4_K */
+    __m512i sc[16];                        /* Q5_K (8), Q6_K (16), as int32 */
+    __m512i pairs[8]; /* as int16: mn[j] twice (Q4_K, Q5_K), sc[2j] and sc[2j+1] (Q6_K) */
+} chunk_scales;
+
+/* One token's activations from some column on. */
+typedef struct token_row {
+    const int8_t *q;
+    const float *d;
+    const int16_t *sums;
+} token_row;
+
+INLINE __m512i load(const void *p)
+{
+    return _mm512_loadu_si512(p);
+}
+
+INLINE __m512 load_f16(const uint8_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+
+/* Four bytes (four activations or two sums) to all lanes. */
+INLINE __m512i broadcast4(const void *p)
+{
+    int32_t v;
+
+    __builtin_memcpy(&v, p, 4);
+    return _mm512_set1_epi32(v);
+}
+
+/* Three vectors of bytes to four vectors of six-bit codes. */
+INLINE void widen_six_bits(const uint8_t *p, __m512i w[4])
+{
+    const __m512i low = _mm512_set1_epi8(63);
+    const __m512i first = _mm512_set1_epi8(3), second = _mm512_set1_epi8(12);
+    __m512i a = load(p), b = load(p + 64), c = load(p + 128);
+    __m512i top;
+
+    w[0] = _mm512_and_si512(a, low);
+    w[1] = _mm512_and_si512(b, low);
+    w[2] = _mm512_and_si512(c, low);
+    /* Selects by mask, 0xCA: the bits of `second` from b, the others from c, then `first` from a. */
+    top = _mm512_ternarylogic_epi32(second, _mm512_srli_epi16(b, 4), _mm512_srli_epi16(c, 2), 0xCA);
+    top = _mm512_ternarylogic_epi32(first, _mm512_srli_epi16(a, 6), top, 0xCA);
+    w[3] = _mm512_and_si512(top, low);
+}
+
+/* A unit of codes to eight vectors of bytes. */
+INLINE void widen_unit(const int bits, const uint8_t *p, __m512i w[8])
+{
+    const __m512i low = _mm512_set1_epi8(15), fifth = _mm512_set1_epi8(16);
+
+    if (bits == 8) {
+        UNROLL
+        for (int v = 0; v < 8; v++)
+            w[v] = load(p + 64 * v);
+    } else if (bits == 6) {
+        widen_six_bits(p, w);
+        widen_six_bits(p + 192, w + 4);
+    } else {
+        UNROLL
+        for (int v = 0; v < 4; v++) {
+            __m512i x = load(p + 64 * v);
+
+            w[v] = _mm512_and_si512(x, low);
+            w[v + 4] = _mm512_and_si512(_mm512_srli_epi16(x, 4), low);
+        }
+    }
+    if (bits == 5) {
+        __m512i h = load(p + 256);
+
+        /* Bit v of every byte goes to bit 4; 0xF8: w | (h & fifth). */
+        UNROLL
+        for (int v = 0; v < 8; v++) {
+            __m512i shifted = v < 4 ? _mm512_slli_epi16(h, 4 - v) : _mm512_srli_epi16(h, v - 4);
+
+            w[v] = _mm512_ternarylogic_epi32(w[v], shifted, fifth, 0xF8);
+        }
+    }
+}
+
+/* Byte i of every lane as an int32, without sign. */
+INLINE __m512i byte_of_lane(__m512i x, int i)
+{
+    return _mm512_and_si512(_mm512_srli_epi32(x, 8 * i), _mm512_set1_epi32(255));
+}
+
+/* The scales of n_units units that start at block `block` of a group. */
+INLINE void load_scales(const moe_type type, const uint8_t *group, int64_t block, int n_units,
+                        chunk_scales *s)
+{
+    const moe_quant_form form = moe_quant_form_of(type);
+    const uint8_t *p = group + moe_quant_body(form, block);
+    int n_blocks = form.columns == 32 ? n_units : 1;
+
+    for (int b = 0; b < n_blocks; b++) {
+        const uint8_t *head = group + moe_quant_head(form, block + b);
+
+        s->d[b] = load_f16(head);
+        if (form.has_min)
+            s->m[b] = load_f16(head + 32);
+    }
+    if (type == MOE_TYPE_Q6_K) {
+        UNROLL
+        for (int j = 0; j < 16; j++) {
+            __m512i x = load(p + 64 * (j / 4));
+
+            s->sc[j] = _mm512_srai_epi32(_mm512_slli_epi32(x, 24 - 8 * (j % 4)), 24);
+        }
+        UNROLL
+        for (int j = 0; j < 8; j++)
+            s->pairs[j] = _mm512_mask_blend_epi16(0xAAAAAAAA, s->sc[2 * j],
+                                                  _mm512_slli_epi32(s->sc[2 * j + 1], 16));
+    } else if (form.columns == MOE_QUANT_SUPER) {
+        __m512i w[4];
+
+        widen_six_bits(p, w);
+        UNROLL
+        for (int j = 0; j < 8; j++) {
+            __m512i mn = byte_of_lane(w[2 + j / 4], j % 4);
+
+            s->sc[j] = byte_of_lane(w[j / 4], j % 4);
+            s->sc_float[j] = _mm512_cvtepi32_ps(s->sc[j]);
+            s->pairs[j] = _mm512_or_si512(mn, _mm512_slli_epi32(mn, 16));
+        }
+    }
+}
+
+/* Where unit u of the chunk that starts at block `block` is. */
+INLINE const uint8_t *unit_of(const moe_type type, const uint8_t *group, int64_t block, int u)
+{
+    const moe_quant_form form = moe_quant_form_of(type);
+
+    if (form.columns == 32)
+        return group + moe_quant_body(form, block + u);
+    return group + moe_quant_body(form, block) + moe_quant_scale_bytes(form) +
+           (size_t)u * moe_quant_unit_bytes(form);
+}
+
+/* n vectors of codes of each group times 4n activations of each token, added to sum. */
+INLINE void dot(const int n_tokens, const int n_groups, const int n, const __m512i *const w[],
+                const token_row a[], int column, __m512i sum[][2])
+{
+    UNROLL
+    for (int v = 0; v < n; v++) {
+        UNROLL
+        for (int t = 0; t < n_tokens; t++) {
+            __m512i b = broadcast4(a[t].q + column + 4 * v);
+
+            UNROLL
+            for (int g = 0; g < n_groups; g++)
+                sum[t][g] = _mm512_dpbusd_epi32(sum[t][g], w[g][v], b);
+        }
+    }
+}
+
+/* A block of 32 columns: codes w, unit u of the chunk. */
+INLINE void add_block_32(const moe_type type, const int n_tokens, const int n_groups,
+                         const __m512i *const w[], const chunk_scales *const s[],
+                         const token_row a[], int u, __m512 acc[][2])
+{
+    const moe_quant_form form = moe_quant_form_of(type);
+    __m512i sum[TILE_TOKENS][2];
+
+    UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        UNROLL
+        for (int g = 0; g < n_groups; g++)
+            sum[t][g] = _mm512_set1_epi32(-form.bias * a[t].sums[u]);
+    }
+    dot(n_tokens, n_groups, 8, w, a, 32 * u, sum);
+    UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        __m512 d_a = _mm512_set1_ps(a[t].d[u]);
+
+        UNROLL
+        for (int g = 0; g < n_groups; g++) {
+            acc[t][g] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t][g]),
+                                        _mm512_mul_ps(s[g]->d[u], d_a), acc[t][g]);
+            if (form.has_min)
+                acc[t][g] = _mm512_fmadd_ps(_mm512_set1_ps((float)a[t].sums[u]),
+                                            _mm512_mul_ps(s[g]->m[u], d_a), acc[t][g]);
+        }
+    }
+}
+
+/* What is being summed up over the sub-blocks of a super-block. */
+typedef struct super_sum {
+    __m512i exact[TILE_TOKENS][2];
+    __m512 quarter[TILE_TOKENS][2], sum[TILE_TOKENS][2];
+} super_sum;
+
+/* 32 columns of a super-block: one sub-block, or two of Q6_K.
+ *
+ * Q4_K does without the slow integer product: four sub-blocks are below 4 * 63 * 15 * 127 * 32
+ * < 2^24, exact in float32; the sum of both halves is then rounded as the integer would be. */
+INLINE void add_sub_blocks(const moe_type type, const int n_tokens, const int n_groups,
+                           const __m512i *const w[], const chunk_scales *const s[],
+                           const token_row a[], int u, super_sum *total)
+{
+    const int n_sub = type == MOE_TYPE_Q6_K ? 2 : 1;
+
+    UNROLL
+    for (int j = 0; j < n_sub; j++) {
+        __m512i sum[TILE_TOKENS][2];
+        const __m512i *from[2];
+
+        UNROLL
+        for (int g = 0; g < n_groups; g++) {
+            from[g] = w[g] + 4 * j;
+            UNROLL
+            for (int t = 0; t < n_tokens; t++)
+                sum[t][g] = _mm512_setzero_si512();
+        }
+        dot(n_tokens, n_groups, 8 / n_sub, from, a, 32 * u + 16 * j, sum);
+        UNROLL
+        for (int t = 0; t < n_tokens; t++) {
+            UNROLL
+            for (int g = 0; g < n_groups; g++) {
+                if (type == MOE_TYPE_Q4_K)
+                    total->quarter[t][g] = _mm512_fmadd_ps(
+                        _mm512_cvtepi32_ps(sum[t][g]), s[g]->sc_float[u], total->quarter[t][g]);
+                else
+                    total->exact[t][g] = _mm512_add_epi32(
+                        total->exact[t][g],
+                        _mm512_mullo_epi32(sum[t][g], s[g]->sc[n_sub * u + j]));
+            }
+        }
+    }
+    if (type != MOE_TYPE_Q4_K || u % 4 != 3)
+        return;
+    UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        UNROLL
+        for (int g = 0; g < n_groups; g++) {
+            total->sum[t][g] = _mm512_add_ps(total->sum[t][g], total->quarter[t][g]);
+            total->quarter[t][g] = _mm512_setzero_ps();
+        }
+    }
+}
+
+/* The end of a super-block: minima or bias, and the float steps. */
+INLINE void add_super_block(const moe_type type, const int n_tokens, const int n_groups,
+                            const chunk_scales *const s[], const token_row a[],
+                            const super_sum *total, __m512 acc[][2])
+{
+    __m512i sum[TILE_TOKENS][2];
+
+    UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        UNROLL
+        for (int g = 0; g < n_groups; g++)
+            sum[t][g] = _mm512_setzero_si512();
+    }
+    UNROLL
+    for (int j = 0; j < 8; j++) {
+        UNROLL
+        for (int t = 0; t < n_tokens; t++) {
+            __m512i b = broadcast4(a[t].sums + 2 * j);
+
+            UNROLL
+            for (int g = 0; g < n_groups; g++)
+                sum[t][g] = _mm512_dpwssd_epi32(sum[t][g], s[g]->pairs[j], b);
+        }
+    }
+    UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        __m512 d_a = _mm512_set1_ps(a[t].d[0]);
+
+        UNROLL
+        for (int g = 0; g < n_groups; g++) {
+            __m512i exact = total->exact[t][g];
+            __m512 value;
+
+            if (type == MOE_TYPE_Q6_K)
+                exact = _mm512_sub_epi32(exact, _mm512_slli_epi32(sum[t][g], 5));
+            value = type == MOE_TYPE_Q4_K ? total->sum[t][g] : _mm512_cvtepi32_ps(exact);
+            acc[t][g] = _mm512_fmadd_ps(value, _mm512_mul_ps(s[g]->d[0], d_a), acc[t][g]);
+            if (type != MOE_TYPE_Q6_K)
+                acc[t][g] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(sum[t][g]),
+                                             _mm512_mul_ps(s[g]->m[0], d_a), acc[t][g]);
+        }
+    }
+}
+
+/* Adds the products of a chunk to acc (n_tokens, 2 groups).  The codes are in tiles q[g], or if
+ * packed is not NULL (one group only), in the packed group at block `block`. */
+INLINE void add_chunk(const moe_type type, const int n_tokens, const int n_groups,
+                      const uint8_t *packed, int64_t block, const __m512i *const q[],
+                      const chunk_scales *const s[], int n_units, const token_row a[],
+                      __m512 acc[][2])
+{
+    const moe_quant_form form = moe_quant_form_of(type);
+    super_sum total;
+    __m512 sum[TILE_TOKENS][2];
+
+    UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        UNROLL
+        for (int g = 0; g < n_groups; g++) {
+            total.exact[t][g] = _mm512_setzero_si512();
+            total.quarter[t][g] = total.sum[t][g] = _mm512_setzero_ps();
+            sum[t][g] = acc[t][g];
+        }
+    }
+    for (int u = 0; u < n_units; u++) {
+        const __m512i *w[2];
+        __m512i widened[8];
+
+        if (packed) {
+            const uint8_t *p = unit_of(type, packed, block, u);
+
+            UNROLL
+            for (size_t i = 0; i < moe_quant_unit_bytes(form); i += 64)
+                _mm_prefetch((const char *)p + PREFETCH_BYTES + i, _MM_HINT_T0);
+            widen_unit(form.bits, p, widened);
+            w[0] = widened;
+        } else {
+            UNROLL
+            for (int g = 0; g < n_groups; g++)
+                w[g] = q[g] + 8 * u;
+        }
+        if (form.columns == 32)
+            add_block_32(type, n_tokens, n_groups, w, s, a, u, sum);
+        else
+            add_sub_blocks(type, n_tokens, n_groups, w, s, a, u, &total);
+    }
+    if (form.columns != 32)
+        add_super_block(type, n_tokens, n_groups, s, a, &total, sum);
+    UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        UNROLL
+        for (int g = 0; g < n_groups; g++)
+            acc[t][g] = sum[t][g];
+    }
+}
+
+/* The activations of row `row` from chunk `chunk` on. */
+INLINE token_row row_at(const moe_type type, const moe_activations *x, int64_t row, int64_t chunk)
+{
+    int64_t first = row * x->n_cols + chunk * CHUNK_COLUMNS;
+
+    if (moe_quant_form_of(type).columns == 32)
+        return (token_row){x->q32 + first, x->d32 + first / 32, x->s32 + first / 32};
+    return (token_row){x->q256 + first, x->d256 + first / 256, x->s256 + first / 16};
+}
+
+/* The units of a chunk; the last may be shorter. */
+INLINE int units_of(const moe_matrix *w, int64_t chunk)
+{
+    int64_t n = w->n_cols / MOE_QUANT_UNIT - chunk * CHUNK_UNITS;
+
+    return n < CHUNK_UNITS ? (int)n : CHUNK_UNITS;
+}
+
+/* Writes one group's results of one token; lanes past the last row stay out. */
+INLINE void store(const moe_matrix *w, int64_t group, __m512 acc, float *y)
+{
+    int64_t n = w->n_rows - group * MOE_GROUP_ROWS;
+    __mmask16 lanes = n >= MOE_GROUP_ROWS ? 0xFFFF : (__mmask16)((1u << n) - 1);
+
+    _mm512_mask_storeu_ps(y + group * MOE_GROUP_ROWS, lanes, acc);
+}
+
+/* n_tokens tokens from token t on with one group, straight from its packed form. */
+INLINE void few_tokens(const moe_type type, const int n_tokens, const moe_matrix *w, int64_t group,
+                       const moe_activations *x, const int32_t *rows, int64_t t, float *y,
+                       int64_t ldy)
+{
+    const int blocks_per_chunk = CHUNK_COLUMNS / moe_quant_form_of(type).columns;
+    const uint8_t *packed =
+        (const uint8_t *)w->packed + (size_t)group * moe_packed_group_bytes(type, w->n_cols);
+    int64_t n_chunks = (w->n_cols + CHUNK_COLUMNS - 1) / CHUNK_COLUMNS;
+    __m512 acc[2][2];
+    chunk_scales scales;
+    const chunk_scales *const s[1] = {&scales};
+
+    UNROLL
+    for (int i = 0; i < n_tokens; i++)
+        acc[i][0] = _mm512_setzero_ps();
+    for (int64_t c = 0; c < n_chunks; c++) {
+        int n_units = units_of(w, c);
+        token_row a[2];
+
+        UNROLL
+        for (int i = 0; i < n_tokens; i++)
+            a[i] = row_at(type, x, rows ? rows[t + i] : t + i, c);
+        load_scales(type, packed, c * blocks_per_chunk, n_units, &scales);
+        add_chunk(type, n_tokens, 1, packed, c * blocks_per_chunk, NULL, s, n_units, a, acc);
+    }
+    UNROLL
+    for (int i = 0; i < n_tokens; i++)
+        store(w, group, acc[i][0], y + (t + i) * ldy);
+}
+
+/* n_tokens tokens of a batch with the tiles of two groups. */
+INLINE void tile_tokens(const moe_type type, const int n_tokens, const __m512i *const q[],
+                        const chunk_scales *const s[], int n_units, const moe_activations *x,
+                        const int64_t *token_rows, int64_t chunk, __m512 acc[][2])
+{
+    token_row a[TILE_TOKENS];
+
+    UNROLL
+    for (int i = 0; i < n_tokens; i++)
+        a[i] = row_at(type, x, token_rows[i], chunk);
+    add_chunk(type, n_tokens, 2, NULL, 0, q, s, n_units, a, acc);
+}
+
+/* Up to BATCH_TOKENS tokens with groups group[0] and group[1] (which may be the same). */
+INLINE void batch(const moe_type type, const moe_matrix *w, const int64_t group[2],
+                  const moe_activations *x, const int64_t *token_rows, int n_tokens, float *y,
+                  int64_t ldy)
+{
+    const moe_quant_form form = moe_quant_form_of(type);
+    const int blocks_per_chunk = CHUNK_COLUMNS / form.columns;
+    size_t group_bytes = moe_packed_group_bytes(type, w->n_cols);
+    int64_t n_chunks = (w->n_cols + CHUNK_COLUMNS - 1) / CHUNK_COLUMNS;
+    __m512 acc[BATCH_TOKENS][2];
+    __m512i codes[2][8 * CHUNK_UNITS];
+    chunk_scales scales[2];
+    const __m512i *const q[2] = {codes[0], codes[1]};
+    const chunk_scales *const s[2] = {&scales[0], &scales[1]};
+
+    for (int t = 0; t < n_tokens; t++)
+        acc[t][0] = acc[t][1] = _mm512_setzero_ps();
+    for (int64_t c = 0; c < n_chunks; c++) {
+        int n_units = units_of(w, c);
+        int t = 0;
+
+        for (int g = 0; g < 2; g++) {
+            const uint8_t *packed = (const uint8_t *)w->packed + (size_t)group[g] * group_bytes;
+
+            load_scales(type, packed, c * blocks_per_chunk, n_units, &scales[g]);
+            for (int u = 0; u < n_units; u++) {
+                __m512i widened[8];
+
+                widen_unit(form.bits, unit_of(type, packed, c * blocks_per_chunk, u), widened);
+                UNROLL
+                for (int v = 0; v < 8; v++)
+                    codes[g][8 * u + v] = widened[v];
+            }
+        }
+        for (; t + TILE_TOKENS <= n_tokens; t += TILE_TOKENS)
+            tile_tokens(type, TILE_TOKENS, q, s, n_units, x, token_rows + t, c, acc + t);
+        for (; t + 2 <= n_tokens; t += 2)
+            tile_tokens(type, 2, q, s, n_units, x, token_rows + t, c, acc + t);
+        for (; t < n_tokens; t++)
+            tile_tokens(type, 1, q, s, n_units, x, token_rows + t, c, acc + t);
+    }
+    for (int t = 0; t < n_tokens; t++) {
+        store(w, group[0], acc[t][0], y + t * ldy);
+        store(w, group[1], acc[t][1], y + t * ldy);
+    }
+}
+
+INLINE void matmul(const moe_type type, const moe_matrix *w, int64_t group_begin,
+                   int64_t group_end, const moe_activations *x, const int32_t *rows,
+                   int64_t n_tokens, float *y, int64_t ldy)
+{
+    int64_t token_rows[BATCH_TOKENS];
+
+    if (n_tokens <= FEW_TOKENS) {
+        for (int64_t g = group_begin; g < group_end; g++) {
+            int64_t t = 0;
+
+            for (; t + 2 <= n_tokens; t += 2)
+                few_tokens(type, 2, w, g, x, rows, t, y, ldy);
+            if (t < n_tokens)
+                few_tokens(type, 1, w, g, x, rows, t, y, ldy);
+        }
+        return;
+    }
+    for (int64_t g = group_begin; g < group_end; g += 2) {
+        int64_t group[2] = {g, g + 1 < group_end ? g + 1 : g};
+
+        for (int64_t t = 0; t < n_tokens; t += BATCH_TOKENS) {
+            int n = n_tokens - t < BATCH_TOKENS ? (int)(n_tokens - t) : BATCH_TOKENS;
+
+            for (int i = 0; i < n; i++)
+                token_rows[i] = rows ? rows[t + i] : t + i;
+            batch(type, w, group, x, token_rows, n, y + t * ldy, ldy);
+        }
+    }
+}
+
+void moe_matmul_quant_avx512(const moe_matrix *w, int64_t group_begin, int64_t group_end,
+                             const moe_activations *x, const int32_t *rows, int64_t n_tokens,
+                             moe_role role, float *y, int64_t ldy)
+{
+    (void)role; /* both roles have the same arithmetic */
+    switch (w->type) {
+#define CASE(type)                                                                                     case type:                                                                                             matmul(type, w, group_begin, group_end, x, rows, n_tokens, y, ldy);                                break
+        CASE(MOE_TYPE_Q8_0);
+        CASE(MOE_TYPE_Q4_0);
+        CASE(MOE_TYPE_Q4_1);
+        CASE(MOE_TYPE_Q5_0);
+        CASE(MOE_TYPE_Q5_1);
+        CASE(MOE_TYPE_Q4_K);
+        CASE(MOE_TYPE_Q5_K);
+        CASE(MOE_TYPE_Q6_K);
+#undef CASE
+    default:
+        break;
+    }
+}
+
+/* One block of 32 or 256 columns: see quant_scalar.c.  Sums go over `span` = 32 or 16 columns. */
+INLINE void quantize(const int n, const int span, const float *x, int8_t *q, float *d,
+                     int16_t *sums)
+{
+    const __m512 magnitude = _mm512_castsi512_ps(_mm512_set1_epi32(0x7fffffff));
+    __m512i max = _mm512_setzero_si512();
+    uint32_t max_bits;
+    float amax;
+    __m512 inverse;
+
+    for (int i = 0; i < n; i += 16)
+        max = _mm512_max_epu32(
+            max, _mm512_castps_si512(_mm512_and_ps(_mm512_loadu_ps(x + i), magnitude)));
+    max_bits = _mm512_reduce_max_epu32(max);
+    __builtin_memcpy(&amax, &max_bits, sizeof amax);
+    if (max_bits >= 0x7f800000 || amax < 0x1p-120f) {
+        *d = max_bits >= 0x7f800000 ? __builtin_nanf("") : 0.0f;
+        __builtin_memset(q, 0, (size_t)n);
+        __builtin_memset(sums, 0, (size_t)(n / span) * sizeof *sums);
+        return;
+    }
+    *d = amax / 127.0f;
+    inverse = _mm512_set1_ps(127.0f / amax);
+    for (int i = 0; i < n; i += span) {
+        __m512i sum = _mm512_setzero_si512();
+
+        UNROLL
+        for (int k = 0; k < span; k += 16) {
+            __m512i v =
+                _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i + k), inverse));
+
+            _mm_storeu_si128((__m128i *)(q + i + k), _mm512_cvtepi32_epi8(v));
+            sum = _mm512_add_epi32(sum, v);
+        }
+        sums[i / span] = (int16_t)_mm512_reduce_add_epi32(sum);
+    }
+}
+
+void moe_quantize_32_avx512(const float *x, int64_t n_cols, int8_t *q, float *d, int16_t *sums)
+{
+    for (int64_t b = 0; b < n_cols / 32; b++)
+        quantize(32, 32, x + 32 * b, q + 32 * b, d + b, sums + b);
+}
+
+void moe_quantize_256_avx512(const float *x, int64_t n_cols, int8_t *q, float *d, int16_t *sums)
+{
+    for (int64_t b = 0; b < n_cols / 256; b++)
+        quantize(256, 16, x + 256 * b, q + 256 * b, d + b, sums + 16 * b);
+}

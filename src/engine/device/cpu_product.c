@@ -1,0 +1,137 @@
+/*
+ * Products of activations with packed weights, on all threads.
+ *
+ * A call gets a list of products that may run at the same time (q, k and v; gate and up of all experts);
+ * their row groups form one long loop, so that threads share whatever there is with one barrier at the end.
+ */
+#include "cpu_device.h"
+
+typedef struct quantize_job {
+    const moe_kernels *kernels;
+    cpu_acts *acts;
+    const float *x;
+    int64_t ld, n_cols;
+    unsigned forms;
+} quantize_job;
+
+typedef struct product_job {
+    const moe_kernels *kernels;
+    const cpu_product *products;
+    int n;
+} product_job;
+
+void cpu_for_rows(cpu_device *d, moe_pool_fn fn, void *arg, int64_t n)
+{
+    if (n <= 2)
+        fn(arg, 0, n, 0);
+    else
+        moe_pool_run(d->pool, fn, arg, n, n < 64 ? 1 : 8);
+}
+
+unsigned cpu_form(const moe_slot *slot)
+{
+    return slot != NULL && slot->present ? 1u << moe_act_form_of(slot->type) : 0;
+}
+
+static void quantize_rows(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const quantize_job *job = arg;
+    cpu_acts *acts = job->acts;
+    const int64_t n = job->n_cols;
+
+    (void)thread;
+    for (int64_t t = begin; t < end; t++) {
+        const float *x = job->x + t * job->ld;
+
+        if (job->forms & 1u << MOE_ACT_Q8_32)
+            job->kernels->quantize_32(x, n, acts->q32 + t * n, acts->d32 + t * (n / 32),
+                                      acts->s32 + t * (n / 32));
+        if (job->forms & 1u << MOE_ACT_Q8_256)
+            job->kernels->quantize_256(x, n, acts->q256 + t * n, acts->d256 + t * (n / 256),
+                                       acts->s256 + t * (n / 16));
+    }
+}
+
+void cpu_prepare(cpu_device *d, cpu_acts *acts, const float *x, int64_t ld, int64_t n_rows,
+                 int64_t n_cols, unsigned forms)
+{
+    acts->act = (moe_activations){
+        .n_cols = n_cols, .f32 = x, .ld = ld,
+        .q32 = acts->q32, .d32 = acts->d32, .s32 = acts->s32,
+        .q256 = acts->q256, .d256 = acts->d256, .s256 = acts->s256,
+    };
+    if (forms & (1u << MOE_ACT_Q8_32 | 1u << MOE_ACT_Q8_256)) {
+        quantize_job job = {d->kernels, acts, x, ld, n_cols, forms};
+
+        cpu_for_rows(d, quantize_rows, &job, n_rows);
+    }
+}
+
+static int64_t groups_of(const cpu_product *p)
+{
+    return (p->w.n_rows + MOE_GROUP_ROWS - 1) / MOE_GROUP_ROWS;
+}
+
+/* Groups [begin, end) of one product. */
+static void multiply(const moe_kernels *kernels, const cpu_product *p, int64_t begin, int64_t end)
+{
+    const int64_t rest = p->n_tokens - p->n_prefill;
+    const int64_t row_end = end * MOE_GROUP_ROWS < p->w.n_rows ? end * MOE_GROUP_ROWS : p->w.n_rows;
+
+    if (p->n_prefill > 0)
+        kernels->matmul(&p->w, begin, end, p->x, p->rows, p->n_prefill, MOE_ROLE_PREFILL, p->y,
+                        p->ldy);
+    if (rest > 0)
+        kernels->matmul(&p->w, begin, end, p->x, p->rows + p->n_prefill, rest, MOE_ROLE_DECODE,
+                        p->y + p->n_prefill * p->ldy, p->ldy);
+    if (p->bias != NULL)
+        for (int64_t t = 0; t < p->n_tokens; t++) {
+            float *y = p->y + t * p->ldy;
+
+            for (int64_t r = begin * MOE_GROUP_ROWS; r < row_end; r++)
+                y[r] += p->bias[r];
+        }
+}
+
+static void run_groups(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const product_job *job = arg;
+    int64_t first = 0; /* number of the product's group 0 in the long loop */
+
+    (void)thread;
+    for (int i = 0; i < job->n && first < end; i++) {
+        const cpu_product *p = &job->products[i];
+        const int64_t n = groups_of(p);
+        const int64_t from = begin > first ? begin - first : 0, to = end - first < n ? end - first : n;
+
+        if (from < to)
+            multiply(job->kernels, p, from, to);
+        first += n;
+    }
+}
+
+void cpu_run_products(cpu_device *d, const cpu_product *products, int n)
+{
+    product_job job = {d->kernels, products, n};
+    int64_t groups = 0, grain;
+
+    for (int i = 0; i < n; i++)
+        groups += groups_of(&products[i]);
+    grain = groups / (moe_pool_threads(d->pool) * 16);
+    moe_pool_run(d->pool, run_groups, &job, groups, grain < 1 ? 1 : grain);
+}
+
+cpu_product cpu_step_product(const cpu_device *d, const moe_step *step, const moe_slot *slot,
+                             const moe_slot *bias, const cpu_acts *x, float *y)
+{
+    return (cpu_product){
+        .w = moe_slot_matrix(d->weights, slot, 0),
+        .x = &x->act,
+        .rows = d->identity,
+        .n_tokens = step->n_rows,
+        .n_prefill = step->n_prefill,
+        .y = y,
+        .ldy = slot->n_rows,
+        .bias = bias == NULL ? NULL : moe_slot_vector(d->weights, bias),
+    };
+}

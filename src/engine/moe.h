@@ -1,0 +1,235 @@
+/*
+ * The inference engine's public interface.
+ *
+ * Plain C11, no PostgreSQL.  The engine never exits, aborts, prints or longjmps; functions that can
+ * fail return a moe_status and fill a moe_error.  One thread of the host calls into an engine at a
+ * time; the engine's own worker threads never call back into the host: every callback below
+ * runs on the calling thread.  Objects are opaque and freed by their _free or _close, children first:
+ * sequences, schedulers, models, engine.  Texts are UTF-8, lengths in bytes, ids are int32.
+ */
+#ifndef MOE_H
+#define MOE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum moe_status {
+    MOE_OK = 0,
+    MOE_ERR_INVALID,     /* an argument or option is wrong */
+    MOE_ERR_NOT_FOUND,   /* no such file */
+    MOE_ERR_PERMISSION,  /* the operating system refuses access to a file */
+    MOE_ERR_IO,          /* a file can't be read */
+    MOE_ERR_FORMAT,      /* a file is broken */
+    MOE_ERR_UNSUPPORTED, /* a family, type or feature this build does not have */
+    MOE_ERR_MEMORY,      /* out of memory */
+    MOE_ERR_TOO_LONG,    /* prompt does not fit the context or the KV cache */
+    MOE_ERR_CANCELLED,   /* the host's cancelled callback said so */
+    MOE_ERR_NUMERIC,     /* NaN or infinity where numbers must be finite */
+    MOE_ERR_TEMPLATE,    /* a chat template failed or raised an exception */
+} moe_status;
+
+typedef struct moe_error {
+    moe_status status;
+    char message[512]; /* lower case, no final full stop */
+    char detail[256];  /* empty, or sentences */
+    char hint[256];    /* empty, or sentences */
+} moe_error;
+
+/* Asked between layers and in long loops; true makes the running call return MOE_ERR_CANCELLED. */
+typedef struct moe_cancel {
+    bool (*requested)(void *ud);
+    void *ud;
+} moe_cancel;
+
+/* --- engine: threads and kernels of this process ------------------------------------------------- */
+
+typedef struct moe_engine moe_engine;
+
+typedef struct moe_engine_options {
+    int n_threads;      /* 0: as many as the affinity mask and the cgroup allow */
+    const char *isa;    /* "auto", "scalar", "avx2", "avx512", "amx" */
+    bool reproducible;  /* true: only kernels whose bits are the same on every CPU */
+} moe_engine_options;
+
+moe_status moe_engine_create(const moe_engine_options *options, moe_engine **out, moe_error *err);
+void moe_engine_free(moe_engine *engine);
+const char *moe_engine_isa(const moe_engine *engine); /* the instruction set in use */
+int moe_engine_threads(const moe_engine *engine);
+
+/* --- model ---------------------------------------------------------------------------------------- */
+
+typedef struct moe_model moe_model;
+
+/* Where packed weights live.  The host finds or makes a block of `size` bytes (64-byte aligned) for
+ * a key.  *fill = true: the caller writes the block and calls ready, or abandon on failure; all
+ * others who ask for the key wait meanwhile.  After ready the block is never written again.
+ * release when the model is closed.  A NULL store means private memory. */
+typedef struct moe_weight_store {
+    moe_status (*acquire)(void *ud, const char *key, size_t size, void **block, bool *fill,
+                          moe_error *err);
+    void (*ready)(void *ud, const char *key);
+    void (*abandon)(void *ud, const char *key);
+    void (*release)(void *ud, const char *key);
+    void *ud;
+} moe_weight_store;
+
+typedef enum moe_kv_type { MOE_KV_AUTO, MOE_KV_F16, MOE_KV_F32 } moe_kv_type;
+
+typedef struct moe_model_options {
+    int n_ctx;                     /* longest sequence; 0: what the model was trained for */
+    moe_kv_type kv_type;           /* auto: f32 for unquantised weights, else f16 */
+    size_t kv_bytes;               /* limit of the KV cache of this model in this process; 0: 1 GiB */
+    const moe_weight_store *store; /* NULL: private memory */
+    const char *store_key;         /* names the content, e.g. its digest; needed with a store */
+    const char *chat_template;     /* overrides the file's template if not NULL */
+    moe_cancel cancel;
+} moe_model_options;
+
+typedef struct moe_model_info {
+    const char *family;       /* "deepseek_v3", "qwen3_moe", "bert", … */
+    const char *name;         /* the file's own name for itself, or "" */
+    const char *type;         /* most common weight type by bytes: "Q4_K", "BF16" */
+    int64_t n_params, n_params_active; /* active: read per token */
+    int n_ctx_train, n_ctx;
+    int n_layers, n_embd, n_vocab, n_experts, n_experts_used;
+    bool is_encoder;          /* embeddings only */
+    bool has_chat_template;
+    size_t weight_bytes;      /* packed */
+    size_t kv_bytes_per_token;
+    int32_t bos_id, eos_id;   /* -1 if none */
+} moe_model_info;
+
+/* Opens a GGUF file (the first of a split set) or a Hugging Face folder, packs its weights. */
+moe_status moe_model_open(moe_engine *engine, const char *path, const moe_model_options *options,
+                          moe_model **out, moe_error *err);
+void moe_model_close(moe_model *model);
+const moe_model_info *moe_model_info_of(const moe_model *model);
+
+/* Reads only what describes the model: no weights are packed.  Free with moe_model_close; only
+ * moe_model_info_of and the text functions work on it. */
+moe_status moe_model_describe(const char *path, const moe_model_options *options, moe_model **out,
+                              moe_error *err);
+
+/* SHA-256 over the model's files as lower-case hex (64 digits and a zero): of a GGUF file its content
+ * (split sets: all parts in order); of a folder the sorted list of "name size sha256" lines of the
+ * files that the engine reads. */
+moe_status moe_model_digest(const char *path, const moe_cancel *cancel, char hex[65],
+                            moe_error *err);
+
+/* Size and modification time of the model's files folded into one short text: changes when a
+ * file is replaced, and costs only stat calls. */
+moe_status moe_model_stamp(const char *path, char *stamp, size_t size, moe_error *err);
+
+/* --- text ------------------------------------------------------------------------------------------ */
+
+enum {
+    MOE_TEXT_ADD_SPECIAL = 1,   /* BOS, EOS, CLS, SEP as the model wants them */
+    MOE_TEXT_PARSE_SPECIAL = 2, /* special tokens written in the text become their ids */
+    MOE_TEXT_SHOW_SPECIAL = 4,  /* detokenize: write special tokens out */
+};
+
+/* *ids and *text are malloc'ed; the caller frees them.  text is zero-terminated as well. */
+moe_status moe_tokenize(const moe_model *model, const char *text, size_t len, unsigned flags,
+                        int32_t **ids, size_t *n_ids, moe_error *err);
+moe_status moe_detokenize(const moe_model *model, const int32_t *ids, size_t n_ids, unsigned flags,
+                          char **text, size_t *len, moe_error *err);
+
+/* Renders messages (a JSON array) with the model's chat template.  options: a JSON object or NULL:
+ * tools, add_generation_prompt (default true), enable_thinking, template, variables. */
+moe_status moe_chat_render(const moe_model *model, const char *messages, const char *options,
+                           char **text, size_t *len, moe_error *err);
+
+/* Splits an answer into reasoning and content (slices of text).  prompt_ends_in_think: the rendered prompt
+ * ended inside <think>.  Unfinished reasoning leaves the content empty. */
+typedef struct moe_reply {
+    const char *reasoning, *content; /* reasoning NULL if there was none */
+    size_t reasoning_len, content_len;
+} moe_reply;
+bool moe_prompt_ends_in_think(const char *prompt, size_t len);
+void moe_split_reasoning(const char *text, size_t len, bool prompt_ends_in_think, moe_reply *reply);
+
+/* --- sequences ------------------------------------------------------------------------------------- */
+
+typedef struct moe_scheduler moe_scheduler;
+typedef struct moe_seq moe_seq;
+
+typedef enum moe_task {
+    MOE_TASK_GENERATE,
+    MOE_TASK_EMBED, /* pooled, L2-normalised */
+    MOE_TASK_SCORE, /* log-probability and rank of every prompt token from score_from on */
+    MOE_TASK_NEXT,  /* the n_top likeliest next tokens */
+} moe_task;
+
+typedef struct moe_request {
+    moe_task task;
+    const int32_t *prompt; /* copied */
+    size_t n_prompt;
+    int max_tokens;        /* generate: >= 0 */
+    float temperature;     /* 0: greedy */
+    int top_k;             /* 0: off */
+    float top_p;           /* 1: off */
+    float min_p;           /* 0: off */
+    float repeat_penalty;  /* 1: off */
+    int repeat_last_n;     /* tokens looked back at; -1: all */
+    uint64_t seed;
+    const char *const *stop; /* stop strings, copied */
+    int n_stop;
+    bool ignore_eos;
+    bool show_special;     /* pieces of special tokens are written out */
+    bool logprobs;         /* fill moe_token.logprob (costs a pass over the vocabulary) */
+    int n_top;             /* next: how many */
+    size_t score_from;     /* score: first scored position, >= 1 */
+} moe_request;
+
+typedef enum moe_finish { MOE_FINISH_NONE, MOE_FINISH_STOP, MOE_FINISH_LENGTH, MOE_FINISH_CONTEXT } moe_finish;
+
+typedef struct moe_token {
+    int32_t id;
+    float logprob;      /* natural logarithm, of the unmodified distribution; NaN if not asked for */
+    int rank;           /* score: 1 = the likeliest; 0 otherwise */
+    int64_t position;   /* in the sequence */
+    const char *piece;  /* complete UTF-8; may be empty; valid until the next call on the sequence */
+    size_t piece_len;
+} moe_token;
+
+typedef struct moe_usage {
+    int64_t prompt_tokens, cached_tokens, generated_tokens, steps;
+    double seconds; /* in steps that this sequence took part in */
+} moe_usage;
+
+typedef struct moe_scheduler_options {
+    int max_step_tokens; /* tokens of one forward pass; 0: 512 */
+    int max_seqs;        /* sequences in one step; 0: 64 */
+    moe_cancel cancel;
+} moe_scheduler_options;
+
+moe_status moe_scheduler_create(moe_model *model, const moe_scheduler_options *options,
+                                moe_scheduler **out, moe_error *err);
+void moe_scheduler_free(moe_scheduler *scheduler); /* frees its sequences too */
+
+/* Queues a request.  MOE_ERR_TOO_LONG if the prompt can't fit.  The sequence belongs to the
+ * scheduler until moe_seq_free, which may come at any time between steps. */
+moe_status moe_scheduler_add(moe_scheduler *scheduler, const moe_request *request, moe_seq **out,
+                             moe_error *err);
+void moe_seq_free(moe_seq *seq);
+
+/* One forward pass over the queued sequences.  *busy = false when nothing was left to do. */
+moe_status moe_scheduler_step(moe_scheduler *scheduler, bool *busy, moe_error *err);
+
+bool moe_seq_done(const moe_seq *seq);
+/* Takes the next finished token (generate, score, next); false if there is none at the moment. */
+bool moe_seq_next(moe_seq *seq, moe_token *token);
+/* Text generated so far, without a stop string; belongs to the sequence. */
+const char *moe_seq_text(const moe_seq *seq, size_t *len);
+const float *moe_seq_embedding(const moe_seq *seq, int *n); /* NULL before it is done */
+moe_finish moe_seq_finish(const moe_seq *seq);
+const moe_usage *moe_seq_usage(const moe_seq *seq);
+
+/* Counters that must be zero when nothing runs: a host's leak check. */
+typedef struct moe_counters {
+    int64_t schedulers, sequences, kv_pages_used, kv_pages_total;
+} moe_counters;
+void moe_model_counters(const moe_model *model, moe_counters *out);
+
+#endif

@@ -1,0 +1,104 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *	  Everything that differs between the PostgreSQL versions we build for.
+ *
+ * Include it after postgres.h and fmgr.h.  No other file tests
+ * PG_VERSION_NUM.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MOE_COMPAT_H
+#define MOE_COMPAT_H
+
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/lwlock.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
+#include "utils/wait_event.h"
+
+#if PG_VERSION_NUM < 150000
+#error "pg_moe needs PostgreSQL 15 or newer"
+#endif
+
+/*
+ * The library is compiled with hidden symbols.  Up to 15 the server's macros
+ * do not mark a module's entry points as exported.
+ */
+#if PG_VERSION_NUM < 160000
+#undef PGDLLEXPORT
+#define PGDLLEXPORT __attribute__((visibility("default")))
+#endif
+
+/* Declares an SQL-callable function, exported on every version */
+#define MOE_FUNCTION(name) \
+	extern PGDLLEXPORT Datum name(PG_FUNCTION_ARGS); \
+	PG_FUNCTION_INFO_V1(name)
+
+/* The index behind a table's primary key, or InvalidOid */
+static inline Oid
+moe_primary_key_index(Relation rel)
+{
+#if PG_VERSION_NUM >= 180000
+	return RelationGetPrimaryKeyIndex(rel, false);
+#else
+	return RelationGetPrimaryKeyIndex(rel);
+#endif
+}
+
+/* Wait event shown while a backend waits for another one to load weights */
+static inline uint32
+moe_wait_event_load(void)
+{
+#if PG_VERSION_NUM >= 170000
+	static uint32 event = 0;
+
+	if (event == 0)
+		event = WaitEventExtensionNew("MoeModelLoad");
+	return event;
+#else
+	return PG_WAIT_EXTENSION;
+#endif
+}
+
+/* A tranche id for our LWLocks, to be stored in shared memory */
+static inline int
+moe_new_lwlock_tranche(const char *name)
+{
+#if PG_VERSION_NUM >= 190000
+	return LWLockNewTrancheId(name);
+#else
+	return LWLockNewTrancheId();
+#endif
+}
+
+/* Tells this process the tranche's name */
+static inline void
+moe_register_lwlock_tranche(int tranche, const char *name)
+{
+#if PG_VERSION_NUM < 190000
+	LWLockRegisterTranche(tranche, name);
+#endif
+}
+
+/*
+ * True if CHECK_FOR_INTERRUPTS() would end the running statement for a reason
+ * that a flag shows.  (Conditions that need work to find out, such as a closed
+ * client socket, are seen between two steps of the engine.)
+ */
+static inline bool
+moe_interrupt_ends_statement(void)
+{
+	if (!InterruptPending || InterruptHoldoffCount != 0 || CritSectionCount != 0)
+		return false;
+	if (ProcDiePending || ClientConnectionLost)
+		return true;
+#if PG_VERSION_NUM >= 170000
+	if (TransactionTimeoutPending)
+		return true;
+#endif
+	return QueryCancelPending && QueryCancelHoldoffCount == 0;
+}
+
+#endif							/* MOE_COMPAT_H */

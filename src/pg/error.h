@@ -1,0 +1,23 @@
+/*-------------------------------------------------------------------------
+ *
+ * error.h
+ *	  The engine's errors as PostgreSQL's.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MOE_PG_ERROR_H
+#define MOE_PG_ERROR_H
+
+#include "../engine/moe.h"
+
+extern void moe_throw(const moe_error *err, const char *doing) pg_attribute_noreturn();
+
+/* Raises the engine's error if a call did not end well */
+static inline void
+moe_check(moe_status status, const moe_error *err)
+{
+	if (status != MOE_OK)
+		moe_throw(err, NULL);
+}
+
+#endif							/* MOE_PG_ERROR_H */

@@ -1,0 +1,143 @@
+/*-------------------------------------------------------------------------
+ *
+ * guc.c
+ *	  The settings of the extension.
+ *
+ * No setting acts on its own: the values are read when a function is called
+ * (host.c compares them with those that the running engine was made with), so
+ * that a change never touches a computation that is under way.  What limits
+ * the use of the machine (threads, memory, tokens) can be set by superusers
+ * only; a role gets its own limit by ALTER ROLE ... SET.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "compat.h"
+#include "guc.h"
+#include "utils/guc.h"
+
+char	   *moe_default_model = NULL;
+int			moe_threads = 0;
+int			moe_cpu_isa = 0;
+bool		moe_reproducible = true;
+int			moe_kv_cache_size = 1024;
+int			moe_weight_cache_size = -1;
+int			moe_max_tokens_per_query = 0;
+
+/* Settings with one useful value so far; the enum rejects all others */
+static int	moe_device = 0;
+static int	moe_host = 0;
+
+static const struct config_enum_entry isa_options[] = {
+	{"auto", 0, false},
+	{"scalar", 1, false},
+	{"avx2", 2, false},
+	{"avx512", 3, false},
+	{"amx", 4, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry device_options[] = {
+	{"auto", 0, false},
+	{"cpu", 1, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry host_options[] = {
+	{"auto", 0, false},
+	{"backend", 1, false},
+	{NULL, 0, false}
+};
+
+/*
+ * The name by which the engine knows an instruction set
+ */
+const char *
+moe_isa_name(int isa)
+{
+	return isa_options[isa].name;
+}
+
+/*
+ * Define all settings and reserve their prefix
+ */
+void
+moe_define_settings(void)
+{
+	DefineCustomStringVariable("moe.default_model",
+							   "Model that is used where a function call names none.",
+							   NULL,
+							   &moe_default_model,
+							   "pocket",
+							   PGC_USERSET, 0,
+							   NULL, NULL, NULL);
+
+	DefineCustomIntVariable("moe.threads",
+							"Threads that a session computes with.",
+							"0 means as many as the process may run on.",
+							&moe_threads,
+							0, 0, 1024,
+							PGC_SUSET, 0,
+							NULL, NULL, NULL);
+
+	DefineCustomEnumVariable("moe.cpu_isa",
+							 "Instruction set of the kernels.",
+							 "\"auto\" takes the best one that the processor has.",
+							 &moe_cpu_isa,
+							 0, isa_options,
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("moe.reproducible",
+							 "Uses only kernels whose results are the same on every processor.",
+							 NULL,
+							 &moe_reproducible,
+							 true,
+							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomIntVariable("moe.kv_cache_size",
+							"Limit of the key/value cache that a session keeps for one model.",
+							NULL,
+							&moe_kv_cache_size,
+							1024, 1, INT_MAX,
+							PGC_SUSET, GUC_UNIT_MB,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("moe.weight_cache_size",
+							"Limit of the shared memory that holds model weights.",
+							"Weights that no session uses make room for others; -1 means no limit.",
+							&moe_weight_cache_size,
+							-1, -1, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MB,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("moe.max_tokens_per_query",
+							"Limit of the prompt and generated tokens of one statement.",
+							"0 means no limit.",
+							&moe_max_tokens_per_query,
+							0, 0, INT_MAX,
+							PGC_SUSET, 0,
+							NULL, NULL, NULL);
+
+	DefineCustomEnumVariable("moe.device",
+							 "Device that computes.",
+							 NULL,
+							 &moe_device,
+							 0, device_options,
+							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomEnumVariable("moe.host",
+							 "Process that computes.",
+							 NULL,
+							 &moe_host,
+							 0, host_options,
+							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+
+	MarkGUCPrefixReserved("moe");
+}

@@ -1,0 +1,33 @@
+/*-------------------------------------------------------------------------
+ *
+ * pg_moe.c
+ *	  Entry point of the library.
+ *
+ * Loading it defines settings and nothing more: threads, models and memory
+ * come into being when a function needs them, in the backend that calls it.
+ * The library works without shared_preload_libraries; preloaded, it asks for
+ * the shared memory of its control block instead of taking it from the
+ * server's reserve.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "compat.h"
+#include "guc.h"
+#include "weight_store.h"
+
+#ifdef PG_MODULE_MAGIC_EXT
+PG_MODULE_MAGIC_EXT(.name = "pg_moe", .version = "0.1.0");
+#else
+PG_MODULE_MAGIC;
+#endif
+
+extern PGDLLEXPORT void _PG_init(void);
+
+void
+_PG_init(void)
+{
+	moe_define_settings();
+	moe_store_request_shmem();
+}

@@ -1,0 +1,238 @@
+/*-------------------------------------------------------------------------
+ *
+ * prompt.c
+ *	  Prompts: from SQL values to token ids.
+ *
+ * A plain prompt is tokenised with the tokens that the model wants around it
+ * (a beginning-of-sentence token, say) but without recognising special tokens
+ * that are written out in it; the options add_special and parse_special change
+ * that.  A chat is rendered by the model's template first.  What comes out mixes
+ * the template's special tokens with the users' words and has to be read with
+ * special tokens recognised, here as in other engines: do not count on a user
+ * being unable to write one.
+ *
+ * What the engine mallocs is copied into palloc'ed memory at once, so that an
+ * error can't leak it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "compat.h"
+#include "encoding.h"
+#include "error.h"
+#include "lib/stringinfo.h"
+#include "prompt.h"
+#include "utils/builtins.h"
+#include "utils/json.h"
+#include "utils/memutils.h"
+
+static MoeTokens
+tokenize(const MoeOpenModel *model, const char *s, size_t len, unsigned flags)
+{
+	MoeTokens	tokens;
+	int32_t    *ids = NULL;
+	size_t		n = 0;
+	moe_error	err = {0};
+
+	moe_check(moe_tokenize(model->model, s, len, flags, &ids, &n, &err), &err);
+
+	tokens.n = n;
+	tokens.ids = MemoryContextAllocExtended(CurrentMemoryContext, sizeof(int32_t) * (n + 1),
+											MCXT_ALLOC_HUGE | MCXT_ALLOC_NO_OOM);
+	if (tokens.ids != NULL && n > 0)
+		memcpy(tokens.ids, ids, sizeof(int32_t) * n);
+	free(ids);
+	if (tokens.ids == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory")));
+	return tokens;
+}
+
+/*
+ * Tokens of a text with a prefix (UTF-8, may be "")
+ */
+MoeTokens
+moe_tokens_of_text(const MoeOpenModel *model, const char *prefix, const text *t, unsigned flags)
+{
+	MoeUtf8		s = moe_utf8_from_text(t);
+	StringInfoData buf;
+
+	if (prefix[0] == '\0')
+		return tokenize(model, s.data, s.len, flags);
+
+	initStringInfo(&buf);
+	appendStringInfoString(&buf, prefix);
+	appendBinaryStringInfo(&buf, s.data, (int) s.len);
+	return tokenize(model, buf.data, buf.len, flags);
+}
+
+/*
+ * Tokens of an int[]
+ */
+MoeTokens
+moe_tokens_of_array(ArrayType *array)
+{
+	MoeTokens	tokens;
+
+	if (array_contains_nulls(array))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("token ids must not be null")));
+	tokens.n = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
+	tokens.ids = palloc(sizeof(int32_t) * (tokens.n + 1));
+	memcpy(tokens.ids, ARR_DATA_PTR(array), sizeof(int32_t) * tokens.n);
+	return tokens;
+}
+
+/*
+ * An int[] of tokens
+ */
+Datum
+moe_array_of_tokens(const int32_t *ids, size_t n)
+{
+	Datum	   *elements = palloc(sizeof(Datum) * (n + 1));
+
+	for (size_t i = 0; i < n; i++)
+		elements[i] = Int32GetDatum(ids[i]);
+	return PointerGetDatum(construct_array(elements, (int) n, INT4OID, sizeof(int32), true,
+										   TYPALIGN_INT));
+}
+
+/*
+ * Tokens of a prompt that is not a chat
+ */
+MoeTokens
+moe_tokens_of_prompt(const MoeOpenModel *model, Datum prompt, MoePromptType type,
+					 const MoeOptions *options)
+{
+	unsigned	flags = 0;
+
+	if (type == MOE_PROMPT_TOKENS)
+		return moe_tokens_of_array(DatumGetArrayTypeP(prompt));
+	if (options->add_special)
+		flags |= MOE_TEXT_ADD_SPECIAL;
+	if (options->parse_special)
+		flags |= MOE_TEXT_PARSE_SPECIAL;
+	return moe_tokens_of_text(model, "", DatumGetTextPP(prompt), flags);
+}
+
+static void
+append_message(StringInfo buf, const char *role, const char *content)
+{
+	appendStringInfo(buf, "{\"role\": \"%s\", \"content\": ", role);
+	escape_json(buf, content);
+	appendStringInfoChar(buf, '}');
+}
+
+/*
+ * The messages of a chat as a JSON array in UTF-8: those given, or the text as
+ * the user's only one, after the system prompt of the options
+ */
+char *
+moe_chat_messages(Datum prompt, MoePromptType type, const MoeOptions *options)
+{
+	StringInfoData buf;
+	char	   *json;
+
+	initStringInfo(&buf);
+	if (type == MOE_PROMPT_TEXT)
+	{
+		MoeUtf8		s = moe_utf8_from_text(DatumGetTextPP(prompt));
+
+		appendStringInfoChar(&buf, '[');
+		if (options->system)
+		{
+			append_message(&buf, "system", options->system);
+			appendStringInfoString(&buf, ", ");
+		}
+		append_message(&buf, "user", pnstrdup(s.data, s.len));
+		appendStringInfoChar(&buf, ']');
+		return buf.data;
+	}
+
+	if (type == MOE_PROMPT_JSONB)
+	{
+		Jsonb	   *jb = DatumGetJsonbP(prompt);
+
+		json = JsonbToCString(NULL, &jb->root, VARSIZE(jb));
+	}
+	else
+		json = TextDatumGetCString(prompt);
+	json = moe_utf8_cstring(json, strlen(json));
+	if (options->system == NULL)
+		return json;
+
+	json += strspn(json, " \t\r\n");
+	if (json[0] == '[')
+	{
+		json++;
+		appendStringInfoChar(&buf, '[');
+		append_message(&buf, "system", options->system);
+		if (json[strspn(json, " \t\r\n")] != ']')
+			appendStringInfoString(&buf, ", ");
+	}
+	appendStringInfoString(&buf, json); /* the engine rejects what is no array */
+	return buf.data;
+}
+
+/*
+ * The prompt that the model's chat template makes of messages, palloc'ed UTF-8
+ */
+char *
+moe_chat_prompt(const MoeOpenModel *model, const char *messages, const char *template_json,
+				size_t *len)
+{
+	char	   *rendered = NULL;
+	char	   *copy;
+	moe_error	err = {0};
+
+	moe_check(moe_chat_render(model->model, messages, template_json, &rendered, len, &err), &err);
+	copy = MemoryContextAllocExtended(CurrentMemoryContext, *len + 1,
+									  MCXT_ALLOC_HUGE | MCXT_ALLOC_NO_OOM);
+	if (copy != NULL)
+	{
+		memcpy(copy, rendered, *len);
+		copy[*len] = '\0';
+	}
+	free(rendered);
+	if (copy == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory")));
+	return copy;
+}
+
+/*
+ * Tokens of a chat
+ *
+ * Most templates write the beginning-of-sentence token themselves; where one
+ * does not and the model wants it, it is put in front.
+ */
+MoeTokens
+moe_tokens_of_chat(const MoeOpenModel *model, Datum prompt, MoePromptType type,
+				   const MoeOptions *options, bool *ends_in_think)
+{
+	const moe_model_info *info = moe_model_info_of(model->model);
+	char	   *messages = moe_chat_messages(prompt, type, options);
+	size_t		len;
+	char	   *rendered = moe_chat_prompt(model, messages, moe_options_template_json(options), &len);
+	MoeTokens	tokens = tokenize(model, rendered, len, MOE_TEXT_PARSE_SPECIAL);
+	MoeTokens	empty;
+
+	*ends_in_think = moe_prompt_ends_in_think(rendered, len);
+	if (info->bos_id < 0 || (tokens.n > 0 && tokens.ids[0] == info->bos_id))
+		return tokens;
+
+	empty = tokenize(model, "", 0, MOE_TEXT_ADD_SPECIAL);
+	if (empty.n > 0 && empty.ids[0] == info->bos_id)
+	{
+		/* tokenize() leaves room for one more */
+		memmove(tokens.ids + 1, tokens.ids, sizeof(int32_t) * tokens.n);
+		tokens.ids[0] = info->bos_id;
+		tokens.n++;
+	}
+	return tokens;
+}

@@ -1,0 +1,246 @@
+/*-------------------------------------------------------------------------
+ *
+ * run.c
+ *	  A computation: a scheduler of the engine and its sequences.
+ *
+ * A run lives in a memory context below the caller's.  When that is deleted,
+ * by moe_run_end() or because an error, a closed cursor or a LIMIT ended the
+ * query, a callback frees the engine's objects and lets the model go.  Between
+ * two steps of the engine interrupts are served and tokens are counted.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "compat.h"
+#include "error.h"
+#include "guc.h"
+#include "run.h"
+#include "utils/memutils.h"
+
+struct MoeRun
+{
+	dlist_node	node;			/* in runs */
+	MemoryContext context;
+	MemoryContextCallback on_delete;
+	MoeOpenModel *model;
+	moe_scheduler *scheduler;	/* NULL once freed */
+	moe_seq   **seqs;
+	int			n_seqs,
+				max_seqs;
+	int			counted_upto;	/* sequences before this one are done and counted */
+	MoeRunTotals counted;		/* what of this run is in totals */
+	MoeRunTotals done;			/* tokens of the sequences before counted_upto */
+	int64		requested;		/* sum of the sequences' max_tokens */
+};
+
+static dlist_head runs = DLIST_STATIC_INIT(runs);
+static MoeRunTotals totals;
+
+/* What the running statement has used of moe.max_tokens_per_query */
+static TimestampTz budget_statement = 0;
+static int64 budget_used = 0;
+
+static void
+free_engine_objects(MoeRun *run)
+{
+	if (run->scheduler == NULL)
+		return;
+	moe_scheduler_free(run->scheduler);
+	run->scheduler = NULL;
+	run->model->users--;
+	dlist_delete(&run->node);
+}
+
+static void
+run_deleted(void *arg)
+{
+	free_engine_objects(arg);
+}
+
+/*
+ * Begin a run of the model in a context below the current one
+ */
+MoeRun *
+moe_run_begin(MoeOpenModel *model)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "pg_moe run",
+												  ALLOCSET_SMALL_SIZES);
+	MoeRun	   *run = MemoryContextAllocZero(context, sizeof(MoeRun));
+	moe_scheduler_options options = {0};
+	moe_error	err = {0};
+
+	run->context = context;
+	run->model = model;
+	run->max_seqs = 8;
+	run->seqs = MemoryContextAlloc(context, sizeof(moe_seq *) * run->max_seqs);
+	run->on_delete.func = run_deleted;
+	run->on_delete.arg = run;
+	MemoryContextRegisterResetCallback(context, &run->on_delete);
+
+	options.cancel = moe_cancel_by_interrupt;
+	moe_check(moe_scheduler_create(model->model, &options, &run->scheduler, &err), &err);
+	model->users++;
+	dlist_push_head(&runs, &run->node);
+	return run;
+}
+
+/*
+ * Queue a request.  The sequence lives as long as the run.
+ */
+moe_seq *
+moe_run_add(MoeRun *run, const moe_request *request)
+{
+	moe_seq    *seq = NULL;
+	moe_error	err = {0};
+
+	if (run->n_seqs == run->max_seqs)
+	{
+		run->max_seqs *= 2;
+		run->seqs = repalloc_huge(run->seqs, sizeof(moe_seq *) * run->max_seqs);
+	}
+	moe_check(moe_scheduler_add(run->scheduler, request, &seq, &err), &err);
+	run->seqs[run->n_seqs++] = seq;
+	if (request->task == MOE_TASK_GENERATE)
+		run->requested += request->max_tokens;
+	return seq;
+}
+
+static void
+add_usage(MoeRunTotals *sum, const moe_seq *seq)
+{
+	const moe_usage *usage = moe_seq_usage(seq);
+
+	sum->prompt_tokens += usage->prompt_tokens;
+	sum->cached_tokens += usage->cached_tokens;
+	sum->generated_tokens += usage->generated_tokens;
+}
+
+/*
+ * Add the tokens of the last step to the session's and the statement's sums
+ */
+static void
+count_tokens(MoeRun *run)
+{
+	MoeRunTotals now;
+	int64		fresh;
+
+	while (run->counted_upto < run->n_seqs && moe_seq_done(run->seqs[run->counted_upto]))
+		add_usage(&run->done, run->seqs[run->counted_upto++]);
+	now = run->done;
+	for (int i = run->counted_upto; i < run->n_seqs; i++)
+		add_usage(&now, run->seqs[i]);
+
+	fresh = (now.prompt_tokens - run->counted.prompt_tokens) +
+		(now.generated_tokens - run->counted.generated_tokens);
+	totals.prompt_tokens += now.prompt_tokens - run->counted.prompt_tokens;
+	totals.cached_tokens += now.cached_tokens - run->counted.cached_tokens;
+	totals.generated_tokens += now.generated_tokens - run->counted.generated_tokens;
+	run->counted = now;
+
+	if (budget_statement != GetCurrentStatementStartTimestamp())
+	{
+		budget_statement = GetCurrentStatementStartTimestamp();
+		budget_used = 0;
+	}
+	budget_used += fresh;
+}
+
+static void
+check_budget(void)
+{
+	if (moe_max_tokens_per_query > 0 && budget_used > moe_max_tokens_per_query)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("statement needs more tokens than moe.max_tokens_per_query allows (%d)",
+						moe_max_tokens_per_query)));
+}
+
+/*
+ * Says in the detail of a cancellation how far a generation had come
+ */
+static void
+cancelled_callback(void *arg)
+{
+	MoeRun	   *run = arg;
+
+	if (geterrcode() != ERRCODE_QUERY_CANCELED || run->requested == 0)
+		return;
+	count_tokens(run);
+	errdetail_plural("%lld of %lld token had been generated.",
+					 "%lld of %lld tokens had been generated.",
+					 (unsigned long) run->requested,
+					 (long long) run->counted.generated_tokens, (long long) run->requested);
+}
+
+/*
+ * One step of the engine.  False if there was nothing left to do.
+ */
+bool
+moe_run_step(MoeRun *run)
+{
+	ErrorContextCallback callback;
+	moe_error	err = {0};
+	bool		busy = false;
+
+	callback.callback = cancelled_callback;
+	callback.arg = run;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+
+	CHECK_FOR_INTERRUPTS();
+	moe_check(moe_scheduler_step(run->scheduler, &busy, &err), &err);
+
+	error_context_stack = callback.previous;
+	count_tokens(run);
+	check_budget();
+	return busy;
+}
+
+/*
+ * Step until all sequences are done
+ */
+void
+moe_run_finish(MoeRun *run)
+{
+	while (moe_run_step(run))
+		 /* go on */ ;
+}
+
+/*
+ * End a run and free all that belongs to it
+ */
+void
+moe_run_end(MoeRun *run)
+{
+	MemoryContextDelete(run->context);
+}
+
+/*
+ * Is any run alive?  (A stream that a cursor holds is.)
+ */
+bool
+moe_runs_any(void)
+{
+	return !dlist_is_empty(&runs);
+}
+
+/*
+ * Free the engine's objects of all runs; the process exits
+ */
+void
+moe_runs_abort_all(void)
+{
+	while (!dlist_is_empty(&runs))
+		free_engine_objects(dlist_head_element(MoeRun, node, &runs));
+}
+
+/*
+ * Tokens of this session so far
+ */
+void
+moe_run_totals(MoeRunTotals *out)
+{
+	*out = totals;
+}

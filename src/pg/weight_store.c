@@ -1,0 +1,717 @@
+/*-------------------------------------------------------------------------
+ *
+ * weight_store.c
+ *	  Packed weights in shared memory, once for all sessions.
+ *
+ * The engine asks for blocks by key (a key begins with the digest of the model's
+ * files).  Each block is a dynamic shared memory segment.  The first backend that
+ * asks creates and fills it, the others wait and then map the same pages.  A
+ * filled segment is pinned, so it outlives its users, and it is never written
+ * again.
+ *
+ * A small control block in the server's main shared memory says which
+ * segments there are.  It is found by name with ShmemInitStruct, which works
+ * in any backend: 13 kB come from the reserve that the server has for such
+ * uses, or, if the library is preloaded, from what was requested for it.  The
+ * server empties both kinds of memory when it restarts after a crash, so
+ * nothing in here can outlast a backend that died.
+ *
+ * Where shared memory can't be had (a container's small /dev/shm), the block
+ * is private memory, and the caller gets a complaint to pass on as a WARNING.
+ *
+ * LOCKING: control->lock guards all of the control block but for the
+ * condition variable.  It is held for a few instructions, or while a segment
+ * is given back, but never across engine work, waiting, or the creation of a
+ * segment.  A slot with users > 0 stays where it is.
+ *
+ * The functions of moe_shared_store are called by the engine and so must
+ * neither raise an error nor let one pass: what may raise is caught and
+ * becomes a moe_error, and waiting does not process interrupts but looks at
+ * their flags.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <sys/mman.h>
+
+#include "compat.h"
+#include "guc.h"
+#include "lib/ilist.h"
+#include "storage/condition_variable.h"
+#include "storage/dsm.h"
+#include "storage/ipc.h"
+#include "storage/lwlock.h"
+#include "storage/shmem.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "weight_store.h"
+
+#define MAX_BLOCKS 64
+#define MAX_VERIFIED 64
+#define MAX_KEY 128
+#define CONTROL_NAME "pg_moe weights"
+#define TRANCHE_NAME "MoeWeights"
+
+typedef enum BlockState
+{
+	BLOCK_FREE = 0,
+	BLOCK_LOADING,				/* its creator writes it */
+	BLOCK_READY
+} BlockState;
+
+typedef struct Block
+{
+	char		key[MAX_KEY];
+	BlockState	state;
+	bool		doomed;			/* to be given back when users drops to 0 */
+	int			users;			/* backends that have it mapped */
+	dsm_handle	handle;			/* DSM_HANDLE_INVALID until it is created */
+	uint64		size;
+	uint64		last_used;		/* value of control->clock */
+} Block;
+
+typedef struct Control
+{
+	LWLock		lock;
+	ConditionVariable changed;	/* some block became ready or was abandoned */
+	int			tranche;
+	uint64		clock;
+	int			next_verified;
+	uint64		verified[MAX_VERIFIED]; /* see moe_store_is_verified() */
+	Block		blocks[MAX_BLOCKS];
+} Control;
+
+/* A block that this backend uses */
+typedef struct Mapping
+{
+	dlist_node	node;
+	char		key[MAX_KEY];
+	int			users;			/* models of this backend */
+	int			slot;			/* in control->blocks, -1: private memory */
+	bool		filling;
+	dsm_segment *segment;
+	void	   *address;
+	size_t		size;
+} Mapping;
+
+static Control *control = NULL;
+static dlist_head mappings = DLIST_STATIC_INIT(mappings);
+static int64 private_bytes = 0;
+static char *complaint = NULL;
+static bool waiting = false;
+static shmem_request_hook_type prev_shmem_request_hook = NULL;
+
+static moe_status store_acquire(void *ud, const char *key, size_t size, void **block, bool *fill,
+								moe_error *err);
+static void store_ready(void *ud, const char *key);
+static void store_abandon(void *ud, const char *key);
+static void store_release(void *ud, const char *key);
+
+const moe_weight_store moe_shared_store = {
+	.acquire = store_acquire,
+	.ready = store_ready,
+	.abandon = store_abandon,
+	.release = store_release,
+};
+
+/* ----------
+ * The control block
+ * ----------
+ */
+
+static void
+request_shmem(void)
+{
+	if (prev_shmem_request_hook)
+		prev_shmem_request_hook();
+	RequestAddinShmemSpace(MAXALIGN(sizeof(Control)));
+}
+
+/*
+ * Ask for the control block's memory, if it is not too late for that
+ */
+void
+moe_store_request_shmem(void)
+{
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+	prev_shmem_request_hook = shmem_request_hook;
+	shmem_request_hook = request_shmem;
+}
+
+/*
+ * Find or make the control block; false if there is no memory for it
+ */
+static bool
+attach_control(void)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	bool		found;
+
+	if (control != NULL)
+		return true;
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	PG_TRY();
+	{
+		Control    *c = ShmemInitStruct(CONTROL_NAME, sizeof(Control), &found);
+
+		if (!found)
+		{
+			memset(c, 0, sizeof(Control));
+			c->tranche = moe_new_lwlock_tranche(TRANCHE_NAME);
+			LWLockInitialize(&c->lock, c->tranche);
+			ConditionVariableInit(&c->changed);
+		}
+		moe_register_lwlock_tranche(c->tranche, TRANCHE_NAME);
+		control = c;
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		FlushErrorState();
+		HOLD_INTERRUPTS();		/* the error reset the count; release expects it */
+	}
+	PG_END_TRY();
+	LWLockRelease(AddinShmemInitLock);
+	return control != NULL;
+}
+
+static int
+find_slot(const char *key)
+{
+	for (int i = 0; i < MAX_BLOCKS; i++)
+		if (control->blocks[i].state != BLOCK_FREE && strcmp(control->blocks[i].key, key) == 0)
+			return i;
+	return -1;
+}
+
+/*
+ * Give a block without users back.  Caller holds the lock.
+ */
+static void
+free_slot(Block *b)
+{
+	if (b->state == BLOCK_READY)
+		dsm_unpin_segment(b->handle);
+	memset(b, 0, sizeof(Block));
+}
+
+/*
+ * Give back the block without users that was used least recently, if there is
+ * one.  Caller holds the lock.
+ */
+static bool
+evict_one(void)
+{
+	Block	   *victim = NULL;
+
+	for (int i = 0; i < MAX_BLOCKS; i++)
+	{
+		Block	   *b = &control->blocks[i];
+
+		if (b->state == BLOCK_READY && b->users == 0 &&
+			(victim == NULL || b->last_used < victim->last_used))
+			victim = b;
+	}
+	if (victim == NULL)
+		return false;
+	free_slot(victim);
+	return true;
+}
+
+static uint64
+total_bytes(void)
+{
+	uint64		total = 0;
+
+	for (int i = 0; i < MAX_BLOCKS; i++)
+		if (control->blocks[i].state != BLOCK_FREE)
+			total += control->blocks[i].size;
+	return total;
+}
+
+/*
+ * Drop this backend's part in a block.  Caller holds the lock.
+ */
+static void
+leave_slot(int slot)
+{
+	Block	   *b = &control->blocks[slot];
+
+	b->users--;
+	if (b->users == 0 && (b->doomed || b->state == BLOCK_LOADING))
+		free_slot(b);
+}
+
+/* ----------
+ * Segments
+ * ----------
+ */
+
+/*
+ * Create (size > 0) or attach a segment that lives as long as this backend
+ * wants.  NULL if that fails; *why is then a malloc'ed message.
+ */
+static dsm_segment *
+get_segment(Size size, dsm_handle handle, char **why)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	dsm_segment *volatile segment = NULL;
+
+	*why = NULL;
+
+	/* Without an owner the mapping is not the transaction's */
+	CurrentResourceOwner = NULL;
+	PG_TRY();
+	{
+		if (size > 0)
+			segment = dsm_create(size, DSM_CREATE_NULL_IF_MAXSEGMENTS);
+		else
+			segment = dsm_attach(handle);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(caller);
+		error = CopyErrorData();
+		FlushErrorState();
+		*why = strdup(error->message);
+		FreeErrorData(error);
+	}
+	PG_END_TRY();
+	CurrentResourceOwner = owner;
+	return segment;
+}
+
+static Mapping *
+find_mapping(const char *key)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &mappings)
+	{
+		Mapping    *m = dlist_container(Mapping, node, iter.cur);
+
+		if (strcmp(m->key, key) == 0)
+			return m;
+	}
+	return NULL;
+}
+
+/*
+ * Forget a mapping and give its memory back
+ */
+static void
+free_mapping(Mapping *m)
+{
+	if (m->segment)
+		dsm_detach(m->segment);
+	else if (m->address)
+	{
+		munmap(m->address, m->size);
+		private_bytes -= m->size;
+	}
+	if (m->slot >= 0)
+	{
+		LWLockAcquire(&control->lock, LW_EXCLUSIVE);
+		leave_slot(m->slot);
+		LWLockRelease(&control->lock);
+		ConditionVariableBroadcast(&control->changed);
+	}
+	dlist_delete(&m->node);
+	free(m);
+}
+
+static moe_status
+fail(moe_error *err, moe_status status, const char *message)
+{
+	memset(err, 0, sizeof(moe_error));
+	err->status = status;
+	strlcpy(err->message, message, sizeof(err->message));
+	return status;
+}
+
+/* ----------
+ * What the engine calls
+ * ----------
+ */
+
+/*
+ * Give the mapping private memory, because shared memory is short
+ */
+static moe_status
+map_private(Mapping *m, const char *why, moe_error *err)
+{
+	void	   *p = mmap(NULL, m->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED)
+	{
+		fail(err, MOE_ERR_MEMORY, "out of memory");
+		snprintf(err->detail, sizeof(err->detail), "%zu bytes for weights can't be had.", m->size);
+		return MOE_ERR_MEMORY;
+	}
+	m->slot = -1;
+	m->address = p;
+	m->filling = true;
+	private_bytes += m->size;
+
+	free(complaint);
+	complaint = strdup(why);
+	return MOE_OK;
+}
+
+/*
+ * Find the key's slot or make one, and join its users
+ *
+ * Returns false if the block can't be shared: *why then says so, or err is
+ * filled.  Otherwise m->slot is set, and m->filling tells whether the caller
+ * must create the segment.
+ */
+static bool
+join_slot(Mapping *m, const char **why, moe_error *err)
+{
+	bool		joined = false;
+
+	*why = NULL;
+	ConditionVariablePrepareToSleep(&control->changed);
+	for (;;)
+	{
+		Block	   *b;
+		int			slot;
+
+		LWLockAcquire(&control->lock, LW_EXCLUSIVE);
+		slot = find_slot(m->key);
+		if (slot >= 0 && control->blocks[slot].state == BLOCK_LOADING)
+		{
+			/* Another backend is at it: wait, with an eye on the flags */
+			LWLockRelease(&control->lock);
+			waiting = true;
+			HOLD_INTERRUPTS();
+			ConditionVariableTimedSleep(&control->changed, 1000, moe_wait_event_load());
+			RESUME_INTERRUPTS();
+			waiting = false;
+			if (moe_interrupt_ends_statement())
+			{
+				fail(err, MOE_ERR_CANCELLED, "cancelled");
+				break;
+			}
+			continue;
+		}
+
+		if (slot >= 0)
+		{
+			b = &control->blocks[slot];
+			if (b->size != m->size)
+				*why = "another block of that name has another size";
+			else
+			{
+				b->users++;
+				b->doomed = false;
+				b->last_used = ++control->clock;
+				m->slot = slot;
+				joined = true;
+			}
+			LWLockRelease(&control->lock);
+			break;
+		}
+
+		/* Nobody has it: make room, then take a slot */
+		if (moe_weight_cache_size >= 0)
+		{
+			uint64		limit = (uint64) moe_weight_cache_size * 1024 * 1024;
+
+			while (total_bytes() + m->size > limit && evict_one())
+				 /* go on */ ;
+			if (total_bytes() + m->size > limit)
+			{
+				LWLockRelease(&control->lock);
+				fail(err, MOE_ERR_MEMORY, "weights do not fit into moe.weight_cache_size");
+				snprintf(err->detail, sizeof(err->detail),
+						 "They take %zu MB; the limit is %d MB, a part of which may be in use.",
+						 (m->size + 1024 * 1024 - 1) / (1024 * 1024), moe_weight_cache_size);
+				break;
+			}
+		}
+		for (slot = 0; slot < MAX_BLOCKS && control->blocks[slot].state != BLOCK_FREE; slot++)
+			 /* look on */ ;
+		if (slot == MAX_BLOCKS)
+		{
+			bool		evicted = evict_one();
+
+			LWLockRelease(&control->lock);
+			if (evicted)
+				continue;
+			*why = "too many models are in use";
+			break;
+		}
+		b = &control->blocks[slot];
+		strlcpy(b->key, m->key, MAX_KEY);
+		b->state = BLOCK_LOADING;
+		b->doomed = false;
+		b->users = 1;
+		b->handle = DSM_HANDLE_INVALID;
+		b->size = m->size;
+		b->last_used = ++control->clock;
+		LWLockRelease(&control->lock);
+		m->slot = slot;
+		m->filling = true;
+		joined = true;
+		break;
+	}
+	ConditionVariableCancelSleep();
+	return joined;
+}
+
+/*
+ * Map the joined slot's segment, creating it if we are to fill it
+ */
+static bool
+map_slot(Mapping *m, char **why)
+{
+	Block	   *b = &control->blocks[m->slot];
+
+	m->segment = get_segment(m->filling ? m->size : 0, b->handle, why);
+	if (m->segment != NULL)
+	{
+		m->address = dsm_segment_address(m->segment);
+		if (m->filling)
+		{
+			LWLockAcquire(&control->lock, LW_EXCLUSIVE);
+			b->handle = dsm_segment_handle(m->segment);
+			LWLockRelease(&control->lock);
+		}
+		return true;
+	}
+	if (*why == NULL)
+		*why = strdup("too many dynamic shared memory segments");
+	LWLockAcquire(&control->lock, LW_EXCLUSIVE);
+	leave_slot(m->slot);
+	LWLockRelease(&control->lock);
+	ConditionVariableBroadcast(&control->changed);
+	m->slot = -1;
+	return false;
+}
+
+static moe_status
+store_acquire(void *ud, const char *key, size_t size, void **block, bool *fill, moe_error *err)
+{
+	Mapping    *m;
+	const char *why = NULL;
+	char	   *why_copy = NULL;
+	moe_status	status = MOE_OK;
+
+	if (strlen(key) >= MAX_KEY)
+		return fail(err, MOE_ERR_INVALID, "key of a weight block is too long");
+	m = find_mapping(key);
+	if (m != NULL)
+	{
+		if (m->filling || m->size != size)
+			return fail(err, MOE_ERR_INVALID, "a weight block was asked for in two ways");
+		m->users++;
+		*block = m->address;
+		*fill = false;
+		return MOE_OK;
+	}
+
+	m = calloc(1, sizeof(Mapping));
+	if (m == NULL)
+		return fail(err, MOE_ERR_MEMORY, "out of memory");
+	strlcpy(m->key, key, MAX_KEY);
+	m->users = 1;
+	m->size = size;
+	m->slot = -1;
+
+	err->status = MOE_OK;
+	if (!attach_control())
+		status = map_private(m, "the control block does not fit into shared memory", err);
+	else if (!join_slot(m, &why, err))
+		status = why ? map_private(m, why, err) : err->status;
+	else if (!map_slot(m, &why_copy))
+		status = map_private(m, why_copy ? why_copy : "out of memory", err);
+	free(why_copy);
+	if (status != MOE_OK)
+	{
+		free(m);
+		return status;
+	}
+
+	dlist_push_head(&mappings, &m->node);
+	*block = m->address;
+	*fill = m->filling;
+	return MOE_OK;
+}
+
+static void
+store_ready(void *ud, const char *key)
+{
+	Mapping    *m = find_mapping(key);
+
+	m->filling = false;
+	if (m->slot < 0)
+		return;
+	dsm_pin_segment(m->segment);
+	LWLockAcquire(&control->lock, LW_EXCLUSIVE);
+	control->blocks[m->slot].state = BLOCK_READY;
+	LWLockRelease(&control->lock);
+	ConditionVariableBroadcast(&control->changed);
+}
+
+static void
+store_abandon(void *ud, const char *key)
+{
+	free_mapping(find_mapping(key));
+}
+
+static void
+store_release(void *ud, const char *key)
+{
+	Mapping    *m = find_mapping(key);
+
+	if (--m->users == 0)
+		free_mapping(m);
+}
+
+/* ----------
+ * What the rest of the extension calls
+ * ----------
+ */
+
+/*
+ * Give back whatever this backend still has; it is about to exit
+ */
+void
+moe_store_begin_exit(void)
+{
+	while (!dlist_is_empty(&mappings))
+		free_mapping(dlist_head_element(Mapping, node, &mappings));
+}
+
+/*
+ * Are we inside store_acquire(), and so inside the engine?
+ *
+ * Only the postmaster's death can end the process there.
+ */
+bool
+moe_store_is_waiting(void)
+{
+	return waiting;
+}
+
+/*
+ * Why the last block was not shared, malloc'ed, or NULL; told once
+ */
+char *
+moe_store_take_complaint(void)
+{
+	char	   *result = complaint;
+
+	complaint = NULL;
+	return result;
+}
+
+/*
+ * Give a model's blocks back, those in use as soon as they are not
+ */
+void
+moe_store_drop(const char *file_digest)
+{
+	if (!attach_control())
+		return;
+	LWLockAcquire(&control->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < MAX_BLOCKS; i++)
+	{
+		Block	   *b = &control->blocks[i];
+
+		if (b->state == BLOCK_FREE || strncmp(b->key, file_digest, strlen(file_digest)) != 0)
+			continue;
+		if (b->users == 0)
+			free_slot(b);
+		else
+			b->doomed = true;
+	}
+	LWLockRelease(&control->lock);
+}
+
+/*
+ * Are a model's weights in memory, shared or this backend's?
+ */
+bool
+moe_store_holds(const char *file_digest)
+{
+	bool		found = false;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &mappings)
+	{
+		Mapping    *m = dlist_container(Mapping, node, iter.cur);
+
+		found |= strncmp(m->key, file_digest, strlen(file_digest)) == 0;
+	}
+	if (found || !attach_control())
+		return found;
+
+	LWLockAcquire(&control->lock, LW_SHARED);
+	for (int i = 0; i < MAX_BLOCKS && !found; i++)
+		found = control->blocks[i].state == BLOCK_READY &&
+			strncmp(control->blocks[i].key, file_digest, strlen(file_digest)) == 0;
+	LWLockRelease(&control->lock);
+	return found;
+}
+
+/*
+ * Memory in use
+ */
+void
+moe_store_usage(MoeStoreUsage *usage)
+{
+	usage->blocks = 0;
+	usage->shared_bytes = 0;
+	usage->private_bytes = private_bytes;
+	if (!attach_control())
+		return;
+	LWLockAcquire(&control->lock, LW_SHARED);
+	usage->shared_bytes = total_bytes();
+	for (int i = 0; i < MAX_BLOCKS; i++)
+		usage->blocks += control->blocks[i].state != BLOCK_FREE;
+	LWLockRelease(&control->lock);
+}
+
+/*
+ * Has some backend read the files behind this fingerprint and found their
+ * digest right?
+ *
+ * The fingerprint is a hash over path, stamp and digest (host.c).  The last
+ * MAX_VERIFIED ones are kept, so that a file that was not registered on this
+ * very machine is read once per server and not once per session.
+ */
+bool
+moe_store_is_verified(uint64 fingerprint)
+{
+	bool		found = false;
+
+	if (!attach_control())
+		return false;
+	LWLockAcquire(&control->lock, LW_SHARED);
+	for (int i = 0; i < MAX_VERIFIED && !found; i++)
+		found = control->verified[i] == fingerprint;
+	LWLockRelease(&control->lock);
+	return found;
+}
+
+/*
+ * Remember a fingerprint
+ */
+void
+moe_store_set_verified(uint64 fingerprint)
+{
+	if (!attach_control())
+		return;
+	LWLockAcquire(&control->lock, LW_EXCLUSIVE);
+	control->verified[control->next_verified] = fingerprint;
+	control->next_verified = (control->next_verified + 1) % MAX_VERIFIED;
+	LWLockRelease(&control->lock);
+}

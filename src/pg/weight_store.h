@@ -1,0 +1,33 @@
+/*-------------------------------------------------------------------------
+ *
+ * weight_store.h
+ *	  Packed weights in shared memory, once for all sessions.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MOE_WEIGHT_STORE_H
+#define MOE_WEIGHT_STORE_H
+
+#include "../engine/moe.h"
+
+/* What the engine puts its weights into */
+extern const moe_weight_store moe_shared_store;
+
+typedef struct MoeStoreUsage
+{
+	int			blocks;
+	int64		shared_bytes;	/* of all sessions together */
+	int64		private_bytes;	/* of this one, where shared memory was short */
+} MoeStoreUsage;
+
+extern void moe_store_request_shmem(void);
+extern void moe_store_begin_exit(void);
+extern bool moe_store_is_waiting(void);
+extern char *moe_store_take_complaint(void);
+extern void moe_store_drop(const char *file_digest);
+extern bool moe_store_holds(const char *file_digest);
+extern void moe_store_usage(MoeStoreUsage *usage);
+extern bool moe_store_is_verified(uint64 fingerprint);
+extern void moe_store_set_verified(uint64 fingerprint);
+
+#endif							/* MOE_WEIGHT_STORE_H */

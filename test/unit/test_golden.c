@@ -1,0 +1,184 @@
+/*
+ * Whole models against reference outputs: tiny random-weight models of every family, in both file
+ * formats, and quantised ones.  The data folder is optional.
+ */
+#include "golden.h"
+
+#include <math.h>
+
+typedef struct fixture {
+    const char *name;
+    bool encoder, gguf;
+} fixture;
+
+static const fixture fixtures[] = {
+    {"deepseek_v2_lite", false, true}, {"deepseek_v3", false, true}, {"llama", false, true},
+    {"llama_tied", false, true},       {"qwen2", false, true},       {"qwen3", false, true},
+    {"qwen3_moe", false, true},        {"bert", true, true},         {"bert_cls", true, true},
+};
+
+static void check_decoder(moe_model *model, const golden *g, const char *what)
+{
+    size_t n, size;
+
+    for (int k = 0; k < 3; k++) {
+        const int32_t *ids = golden_tensor(g, &n, "ids_%d", k);
+        const float *want = golden_tensor(g, &size, "logits_%d", k);
+        const size_t n_vocab = (size_t)model->spec.n_vocab;
+        float *got = malloc(sizeof(float) * n * n_vocab);
+        double error;
+
+        assert_int_equal(size, n * n_vocab);
+        run_prompt(model, ids, (int)n, 4096, got, NULL);
+        error = nmse(want, got, size);
+        print_message("%s prompt %d: NMSE %.1e\n", what, k, error);
+        assert_true(error < 1e-6);
+        free(got);
+    }
+    for (int k = 0; k < 2; k++) {
+        size_t n_greedy;
+        const int32_t *ids = golden_tensor(g, &n, "ids_%d", k);
+        const int32_t *want = golden_tensor(g, &n_greedy, "greedy_%d", k);
+        const moe_request request = {.task = MOE_TASK_GENERATE, .prompt = ids, .n_prompt = n,
+                                     .max_tokens = (int)n_greedy, .repeat_penalty = 1.0f,
+                                     .top_p = 1.0f, .ignore_eos = true};
+        moe_scheduler *scheduler;
+        moe_seq *seq = run_request(model, &request, &scheduler);
+        moe_token token;
+
+        for (size_t i = 0; i < n_greedy; i++) {
+            assert_true(moe_seq_next(seq, &token));
+            assert_int_equal(token.id, want[i]);
+        }
+        moe_scheduler_free(scheduler);
+    }
+}
+
+static void check_encoder(moe_model *model, const golden *g, const char *what)
+{
+    size_t n, size;
+
+    for (int k = 0; k < 3; k++) {
+        const int32_t *ids = golden_tensor(g, &n, "ids_%d", k);
+        const float *want = golden_tensor(g, &size, "last_hidden_%d", k);
+        const moe_request request = {.task = MOE_TASK_EMBED, .prompt = ids, .n_prompt = n};
+        float *got = malloc(sizeof(float) * size);
+        moe_scheduler *scheduler;
+        moe_seq *seq;
+        const float *embedding;
+        int n_embd;
+        double error;
+
+        run_prompt(model, ids, (int)n, 4096, NULL, got);
+        error = nmse(want, got, size);
+        print_message("%s text %d: NMSE %.1e\n", what, k, error);
+        assert_true(error < 1e-6);
+        free(got);
+
+        want = golden_tensor(g, &size, "embedding_%d", k);
+        seq = run_request(model, &request, &scheduler);
+        embedding = moe_seq_embedding(seq, &n_embd);
+        assert_int_equal(n_embd, size);
+        assert_true(nmse(want, embedding, size) < 1e-6);
+        moe_scheduler_free(scheduler);
+    }
+}
+
+static void test_float_models_match_the_reference(void **state)
+{
+    moe_engine *engine;
+
+    (void)state;
+    need(shared_path("fixtures"));
+    engine = open_engine(2, "auto");
+    for (size_t i = 0; i < sizeof(fixtures) / sizeof(fixtures[0]); i++) {
+        const fixture *f = &fixtures[i];
+        golden g = golden_open(shared_path("fixtures/%s/golden.safetensors", f->name));
+
+        for (int format = 0; format < 1 + f->gguf; format++) {
+            moe_model *model =
+                open_model(engine, shared_path("fixtures/%s/%s", f->name, format ? "model.gguf" : "hf"));
+            char what[64];
+
+            snprintf(what, sizeof(what), "%s %s", f->name, format ? "gguf" : "hf");
+            if (f->encoder)
+                check_encoder(model, &g, what);
+            else
+                check_decoder(model, &g, what);
+            moe_model_close(model);
+        }
+        golden_close(&g);
+    }
+    moe_engine_free(engine);
+}
+
+typedef struct quant_fixture {
+    const char *name, *type;
+    double limit; /* what llama.cpp reaches, from the fixtures' README */
+} quant_fixture;
+
+static const quant_fixture quant_fixtures[] = {
+    {"deepseek_v3_quant", "q8_0", 7e-4},  {"deepseek_v3_quant", "q4_0", 7e-4},
+    {"deepseek_v3_quant", "q4_k_m", 1e-3}, {"qwen3_moe_quant", "q4_0", 2e-4},
+    {"qwen3_moe_quant", "q4_k_m", 3e-4},  {"qwen3_moe_quant", "q5_k_m", 3e-4},
+    {"qwen3_moe_quant", "q6_k", 3e-4},
+};
+
+static int compare_doubles(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* Judged per token: int8 activations may send a near tie to another expert in a few tokens, which says
+ * nothing about the kernels, so the median must be within llama.cpp's error and few tokens far off. */
+static void test_quantised_models_are_as_close_as_llama_cpp(void **state)
+{
+    moe_engine *engine;
+
+    (void)state;
+    need(shared_path("fixtures"));
+    engine = open_engine(2, "auto");
+    for (size_t i = 0; i < sizeof(quant_fixtures) / sizeof(quant_fixtures[0]); i++) {
+        const quant_fixture *f = &quant_fixtures[i];
+        golden g = golden_open(shared_path("fixtures/%s/golden-%s.safetensors", f->name, f->type));
+        moe_model *model = open_model(engine, shared_path("fixtures/%s/model-%s.gguf", f->name, f->type));
+        const size_t n_vocab = (size_t)model->spec.n_vocab;
+
+        for (int k = 0; k < 2; k++) {
+            size_t n, size;
+            const int32_t *ids = golden_tensor(&g, &n, "ids_%d", k);
+            const float *want = golden_tensor(&g, &size, "logits_%d", k);
+            float *got = malloc(sizeof(float) * size);
+            double *error = malloc(sizeof(double) * n);
+            size_t far = 0;
+
+            run_prompt(model, ids, (int)n, 4096, got, NULL);
+            for (size_t t = 0; t < n; t++) {
+                error[t] = nmse(want + t * n_vocab, got + t * n_vocab, n_vocab);
+                far += error[t] > 10 * f->limit;
+            }
+            qsort(error, n, sizeof(double), compare_doubles);
+            print_message("%s %s prompt %d: NMSE whole %.1e, median %.1e, %zu of %zu tokens far\n", f->name,
+                          f->type, k, nmse(want, got, size), error[n / 2], far, n);
+            assert_true(error[n / 2] <= f->limit);
+            assert_true(far * 10 <= n);
+            free(error);
+            free(got);
+        }
+        moe_model_close(model);
+        golden_close(&g);
+    }
+    moe_engine_free(engine);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_float_models_match_the_reference),
+        cmocka_unit_test(test_quantised_models_are_as_close_as_llama_cpp),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
