@@ -2,10 +2,11 @@
  * The table of element types: every number of the GGUF format, and after 256 the types that only
  * safetensors files use.
  *
- * Types outside the kernels' reach are listed too, because the size of a tensor must be known to check it
- * against the file, and because an error should name the type.  Numbers that the format has withdrawn
- * (4, 5, 31 to 33, 36 to 38) and numbers of private forks have no entry.  Sizes are those of the block
- * structs in ggml-common.h of llama.cpp and of the safetensors format description.
+ * Types outside the kernels' reach are listed too, because the size of a tensor must be known to
+ * check it against the file, and because an error should name the type.  Numbers that the format
+ * has withdrawn (4, 5, 31 to 33, 36 to 38) and numbers of private forks have no entry.  Sizes are
+ * those of the block structs in ggml-common.h of llama.cpp and of the safetensors format
+ * description.
  */
 #include "types.h"
 

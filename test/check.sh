@@ -6,7 +6,7 @@
 # $MOE_SHARED (default ../shared), real models in $MOE_MODELS (default .models, "make models").
 # Ends in a line "N passed, N failed", with an exit status that says the same.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 
 unset MAKEFLAGS MFLAGS MAKELEVEL
 MOE_SHARED=$(realpath -m "${MOE_SHARED:-../shared}")

@@ -47,16 +47,25 @@ if [ "$(id -u)" != 0 ]; then
     exit 1
 fi
 
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+apt() {
+    DEBIAN_FRONTEND=noninteractive apt-get -q -y "$@" >"$log" 2>&1 || {
+        tail -n 30 "$log" >&2
+        echo "make deps: apt-get $1 failed" >&2
+        exit 1
+    }
+}
+
 echo "make deps: refreshing the package lists (apt-get update)"
-apt-get -qq update
+apt update
 if ! server_is_there; then
     major=$(apt-cache depends postgresql | sed -n 's/.*Depends: postgresql-\([0-9]*\)$/\1/p' | head -n 1)
     missing="$missing$(packages_missing "postgresql-$major" "postgresql-server-dev-$major")"
 fi
 echo "make deps: installing with apt-get: $missing"
 # shellcheck disable=SC2086
-DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o Dpkg::Use-Pty=0 install --no-install-recommends \
-    $missing >/dev/null
+apt install --no-install-recommends $missing
 server_is_there || {
     echo "make deps: ${PG_CONFIG:-pg_config} still finds no PostgreSQL server with its headers" >&2
     exit 1

@@ -25,16 +25,6 @@ static stored_type stored_type_of(moe_type type)
     return type == MOE_TYPE_F32 ? STORED_F32 : type == MOE_TYPE_F16 ? STORED_F16 : STORED_BF16;
 }
 
-/* Widens n_vectors vectors and asks for those that follow them. */
-static void widen(const void *src, stored_type stored, int64_t n_vectors, float *dst)
-{
-    for (int64_t i = 0; i < n_vectors; i++) {
-        const uint16_t *half = (const uint16_t *)src + 16 * i;
-        v16_prefetch(half + 16 * n_vectors);
-        v16_store(dst + 16 * i, stored == STORED_F16 ? v16_load_f16(half) : v16_load_bf16(half));
-    }
-}
-
 /* Groups [group, group + n_groups), all tokens of the chunk. */
 static void matmul_groups(const matmul_chunk *chunk, int64_t group, int n_groups)
 {
@@ -60,7 +50,8 @@ static void matmul_groups(const matmul_chunk *chunk, int64_t group, int n_groups
         };
         if (widened) {
             for (int g = 0; g < n_groups; g++)
-                widen(packed + g * group_bytes, stored, job.n_k, wide + g * MATMUL_K * 16);
+                widen(packed + g * group_bytes, stored, job.n_k, stretch * step,
+                      wide + g * MATMUL_K * 16);
             job.w = wide;
             job.w_group = MATMUL_K * 64;
             job.w_step = 64;

@@ -109,6 +109,17 @@ TILE_EACH(TILE_DEFINE)
 typedef void (*tile_fn)(const tile_job *job);
 static const tile_fn tile_table[TILE_GROUPS][TILE_TOKENS][3] = {TILE_EACH(TILE_ENTRY)};
 
+/* Widens n_vectors vectors; asks for the line `ahead` bytes behind each. */
+static inline void widen(const void *src, stored_type stored, int64_t n_vectors, int64_t ahead,
+                         float *dst)
+{
+    for (int64_t i = 0; i < n_vectors; i++) {
+        const uint16_t *half = (const uint16_t *)src + 16 * i;
+        v16_prefetch((const char *)half + ahead);
+        v16_store(dst + 16 * i, stored == STORED_F16 ? v16_load_f16(half) : v16_load_bf16(half));
+    }
+}
+
 /* The size of the next of the fewest equal parts, of at most `most`, that n falls into. */
 static inline int64_t even_part(int64_t n, int64_t most)
 {

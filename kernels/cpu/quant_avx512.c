@@ -25,10 +25,10 @@
 
 #define CHUNK_COLUMNS 256 /* columns of a tile */
 #define CHUNK_UNITS (CHUNK_COLUMNS / MOE_QUANT_UNIT)
-#define BATCH_TOKENS 64 /* tokens that pass over a tile */
+#define BATCH_TOKENS 48 /* tokens that pass over a tile, a multiple of TILE_TOKENS */
 #define TILE_TOKENS 6   /* tokens whose sums are in registers together */
 #define FEW_TOKENS 4    /* up to so many tokens the codes are widened in registers */
-#define PREFETCH_BYTES 2048
+#define PREFETCH_BYTES 4096
 
 /* The scales of a chunk of a group, ready for use. */
 typedef struct chunk_scales {

@@ -13,15 +13,14 @@
 
 #define V16_FN static inline __attribute__((always_inline))
 
-/* 27 accumulators, 3 weight vectors and one broadcast of 32 registers; a token or two need more
- * groups for enough independent chains of fma. */
+/* 3 * 9 accumulators, 3 weight vectors and one broadcast fill 31 of 32 registers. */
 #define TILE_TOKENS 9
 #define TILE_GROUPS 4
-#define TILE_GROUPS_FOR(tokens) ((tokens) <= 2 ? 4 : 3)
+#define TILE_GROUPS_FOR(tokens) ((tokens) <= 6 ? 4 : 3)
 #define TILE_EACH(X) \
     X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(1, 2) X(2, 2) X(3, 2) X(4, 2) X(1, 3) X(2, 3) X(3, 3) \
-    X(1, 4) X(2, 4) X(3, 4) X(1, 5) X(2, 5) X(3, 5) X(1, 6) X(2, 6) X(3, 6) X(1, 7) X(2, 7) \
-    X(3, 7) X(1, 8) X(2, 8) X(3, 8) X(1, 9) X(2, 9) X(3, 9)
+    X(4, 3) X(1, 4) X(2, 4) X(3, 4) X(4, 4) X(1, 5) X(2, 5) X(3, 5) X(4, 5) X(1, 6) X(2, 6) \
+    X(3, 6) X(4, 6) X(1, 7) X(2, 7) X(3, 7) X(1, 8) X(2, 8) X(3, 8) X(1, 9) X(2, 9) X(3, 9)
 
 typedef __m512 v16;
 

@@ -1,9 +1,9 @@
 /*
  * Errors, growing buffers and the UTF-8 step that they share.
  *
- * An error's text often quotes a file or a prompt.  So that a host can print it whatever it holds, control
- * characters other than newline and tab, and bytes that are not UTF-8, become '?', and a text that is too
- * long ends at a character boundary.  Buffers own their memory and grow by half.
+ * An error's text often quotes a file or a prompt.  So that a host can print it whatever it holds,
+ * control characters other than newline and tab, and bytes that are not UTF-8, become '?', and a
+ * text that is too long ends at a character boundary.  Buffers own their memory and grow by half.
  */
 #include "support.h"
 
@@ -12,9 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Bytes of the character at s[0..len), len > 0: 1 to 4; 0 if the bytes are invalid; -1 if they are the
- * beginning of a character that goes on after len.  Unicode 15, table 3-7: no overlong forms, no
- * surrogates, nothing beyond U+10FFFF. */
+/* Bytes of the character at s[0..len), len > 0: 1 to 4; 0 if the bytes are invalid; -1 if they are
+ * the beginning of a character that goes on after len.  Unicode 15, table 3-7: no overlong forms,
+ * no surrogates, nothing beyond U+10FFFF. */
 static int utf8_step(const unsigned char *s, size_t len)
 {
     if (s[0] < 0x80)

@@ -66,9 +66,8 @@ next_token(Stream *stream, moe_token *token)
 		return false;
 	while (!moe_seq_next(stream->seq, token))
 	{
-		if (moe_seq_done(stream->seq))
-			return false;
-		moe_run_step(stream->run);
+		if (moe_seq_done(stream->seq) || !moe_run_step(stream->run))
+			return moe_seq_next(stream->seq, token);
 	}
 	return true;
 }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../../../kernels/cpu/blas.h"
 #include "../run/rope.h"
 #include "router.h"
 
@@ -115,6 +116,11 @@ static void lay_out(cpu_device *d, carver *c, size_t n_rows)
 
     d->attn_scratch_size = cpu_attention_scratch_bytes(d);
     d->attn_scratch = carve(c, threads, d->attn_scratch_size);
+    if (!d->reproducible && d->float_cols > 0) {
+        d->blas_scratch_size =
+            (moe_blas_scratch_bytes(d->float_cols, (int64_t)row_max) + 63) / 64 * 64;
+        d->blas_scratch = carve(c, threads, d->blas_scratch_size);
+    }
 }
 
 static moe_status reserve(cpu_device *d, int n_rows, moe_error *err)
@@ -367,19 +373,14 @@ static const moe_device_ops cpu_ops = {
     .free = destroy,
 };
 
-/* The activation forms that the model's matrices want. */
-static unsigned forms_of(const moe_weights *weights)
+/* Notes which forms of activations a matrix slot wants. */
+static void note_slot(cpu_device *d, const moe_slot *slot)
 {
-    unsigned forms = 0;
-
-    for (int s = 0; s < MOE_N_GLOBAL_SLOTS; s++)
-        if (!weights->global[s].is_vector)
-            forms |= cpu_form(&weights->global[s]);
-    for (int i = 0; i < weights->n_layers; i++)
-        for (int s = 0; s < MOE_N_LAYER_SLOTS; s++)
-            if (!weights->layers[i][s].is_vector)
-                forms |= cpu_form(&weights->layers[i][s]);
-    return forms;
+    if (!slot->present || slot->is_vector)
+        return;
+    d->forms |= cpu_form(slot);
+    if (moe_act_form_of(slot->type) == MOE_ACT_F32 && slot->n_cols > d->float_cols)
+        d->float_cols = slot->n_cols;
 }
 
 /* A spec that the CPU device can't compute is refused here, so that no operation has to. */
@@ -417,7 +418,11 @@ moe_status moe_cpu_device_create(const moe_model_spec *spec, const moe_weights *
     d->kernels = kernels;
     d->pool = pool;
     d->reproducible = reproducible;
-    d->forms = forms_of(weights);
+    for (int s = 0; s < MOE_N_GLOBAL_SLOTS; s++)
+        note_slot(d, &weights->global[s]);
+    for (int i = 0; i < weights->n_layers; i++)
+        for (int s = 0; s < MOE_N_LAYER_SLOTS; s++)
+            note_slot(d, &weights->layers[i][s]);
     if (spec->attention == MOE_ATTENTION_MLA) {
         d->n_kv_heads = 1;
         d->d_k = spec->kv_lora_rank + spec->head_dim_rope;

@@ -38,6 +38,7 @@ typedef struct cpu_device {
     moe_pool *pool;
     bool reproducible;
 
+    int64_t float_cols; /* most columns of an unquantised matrix */
     unsigned forms; /* bits 1 << moe_act_form that the model's matrices use */
     int d_k, d_v;   /* cached widths, see moe_kv_cache */
     int n_kv_heads;
@@ -76,6 +77,8 @@ typedef struct cpu_device {
     cpu_acts in, hidden, shared;
     char *attn_scratch;        /* per thread */
     size_t attn_scratch_size;
+    char *blas_scratch;        /* per thread; only if not reproducible */
+    size_t blas_scratch_size;
 } cpu_device;
 
 /* What a thread needs for one attention tile, cut from attn_scratch; see cpu_attention.c. */

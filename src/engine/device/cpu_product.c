@@ -3,8 +3,14 @@
  *
  * A call gets a list of products that may run at the same time (q, k and v; gate and up of all experts);
  * their row groups form one long loop, so that threads share whatever there is with one barrier at the end.
+ *
+ * Where results need not be reproducible on other CPUs, products of unquantised weights with many rows
+ * go to OpenBLAS.
  */
+#include "../../../kernels/cpu/blas.h"
 #include "cpu_device.h"
+
+enum { BLAS_MIN_TOKENS = 32, BLAS_GRAIN = 16 };
 
 typedef struct quantize_job {
     const moe_kernels *kernels;
@@ -15,7 +21,7 @@ typedef struct quantize_job {
 } quantize_job;
 
 typedef struct product_job {
-    const moe_kernels *kernels;
+    const cpu_device *d;
     const cpu_product *products;
     int n;
 } product_job;
@@ -72,16 +78,28 @@ static int64_t groups_of(const cpu_product *p)
     return (p->w.n_rows + MOE_GROUP_ROWS - 1) / MOE_GROUP_ROWS;
 }
 
-/* Groups [begin, end) of one product. */
-static void multiply(const moe_kernels *kernels, const cpu_product *p, int64_t begin, int64_t end)
+static bool goes_to_blas(const cpu_device *d, const cpu_product *p)
 {
+    return !d->reproducible && p->n_tokens >= BLAS_MIN_TOKENS &&
+           moe_act_form_of(p->w.type) == MOE_ACT_F32;
+}
+
+/* Groups [begin, end) of one product. */
+static void multiply(const cpu_device *d, const cpu_product *p, int64_t begin, int64_t end,
+                     int thread)
+{
+    const moe_kernels *kernels = d->kernels;
     const int64_t rest = p->n_tokens - p->n_prefill;
     const int64_t row_end = end * MOE_GROUP_ROWS < p->w.n_rows ? end * MOE_GROUP_ROWS : p->w.n_rows;
 
-    if (p->n_prefill > 0)
+    if (goes_to_blas(d, p)) {
+        moe_matmul_blas(&p->w, begin, end, p->x, p->rows, p->n_tokens, MOE_ROLE_PREFILL, p->y,
+                        p->ldy, d->blas_scratch + (size_t)thread * d->blas_scratch_size);
+    } else if (p->n_prefill > 0) {
         kernels->matmul(&p->w, begin, end, p->x, p->rows, p->n_prefill, MOE_ROLE_PREFILL, p->y,
                         p->ldy);
-    if (rest > 0)
+    }
+    if (rest > 0 && !goes_to_blas(d, p))
         kernels->matmul(&p->w, begin, end, p->x, p->rows + p->n_prefill, rest, MOE_ROLE_DECODE,
                         p->y + p->n_prefill * p->ldy, p->ldy);
     if (p->bias != NULL)
@@ -98,27 +116,30 @@ static void run_groups(void *arg, int64_t begin, int64_t end, int thread)
     const product_job *job = arg;
     int64_t first = 0; /* number of the product's group 0 in the long loop */
 
-    (void)thread;
     for (int i = 0; i < job->n && first < end; i++) {
         const cpu_product *p = &job->products[i];
         const int64_t n = groups_of(p);
         const int64_t from = begin > first ? begin - first : 0, to = end - first < n ? end - first : n;
 
         if (from < to)
-            multiply(job->kernels, p, from, to);
+            multiply(job->d, p, from, to, thread);
         first += n;
     }
 }
 
 void cpu_run_products(cpu_device *d, const cpu_product *products, int n)
 {
-    product_job job = {d->kernels, products, n};
-    int64_t groups = 0, grain;
+    product_job job = {d, products, n};
+    int64_t groups = 0, grain = 1;
 
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         groups += groups_of(&products[i]);
-    grain = groups / (moe_pool_threads(d->pool) * 16);
-    moe_pool_run(d->pool, run_groups, &job, groups, grain < 1 ? 1 : grain);
+        if (goes_to_blas(d, &products[i]))
+            grain = BLAS_GRAIN;
+    }
+    if (grain < groups / (moe_pool_threads(d->pool) * 16))
+        grain = groups / (moe_pool_threads(d->pool) * 16);
+    moe_pool_run(d->pool, run_groups, &job, groups, grain);
 }
 
 cpu_product cpu_step_product(const cpu_device *d, const moe_step *step, const moe_slot *slot,

@@ -2,9 +2,10 @@
  * Naming a model by its content (moe_model_digest) and noticing cheaply that it was replaced
  * (moe_model_stamp).
  *
- * The digest of a GGUF model is SHA-256 over the bytes of its file, or of all parts of a split set one after
- * the other.  Of a folder it is SHA-256 over one line "name size sha256\n" for each file that the engine
- * reads, sorted by name.  So it depends on content only, not on where the model lies.
+ * The digest of a GGUF model is SHA-256 over the bytes of its file, or of all parts of a split set
+ * one after the other.  Of a folder it is SHA-256 over one line "name size sha256\n" for each file
+ * that the engine reads, sorted by name.  So it depends on content only, not on where the model
+ * lies.
  *
  * The stamp is a hash over names, sizes and modification times.  It must not read files, so for a
  * folder it covers every safetensors file in it, listed by the index or not.
@@ -27,13 +28,15 @@ static moe_status fail_path_errno(moe_error *err, const char *path)
 {
     int why = errno;
     char *name = moe_path_base(path);
+    if (name == NULL)
+        return moe_fail_memory(err, strlen(path) + 1);
     errno = why;
-    moe_fail_errno(err, name == NULL ? "" : name);
+    moe_fail_errno(err, name);
     free(name);
     return err->status;
 }
 
-/* --- which files ------------------------------------------------------------------------------------- */
+/* --- which files ---------------------------------------------------------------------------- */
 
 /* Paths of a GGUF model: the file, or all parts if its name is that of the first part. */
 static moe_status list_gguf(const char *path, moe_names *paths, moe_error *err)
@@ -45,7 +48,8 @@ static moe_status list_gguf(const char *path, moe_names *paths, moe_error *err)
     if (no != 1)
         return moe_gguf_fail_not_first(path, no, count, err);
     if (count > MOE_MAX_PARTS)
-        return moe_fail(err, MOE_ERR_FORMAT, "a model can't have more than %d files", MOE_MAX_PARTS);
+        return moe_fail(err, MOE_ERR_FORMAT, "a model can't have more than %d files",
+                        MOE_MAX_PARTS);
     moe_status status = MOE_OK;
     for (int i = 1; status == MOE_OK && i <= count; i++)
         status = moe_names_add(paths, moe_gguf_part_path(path, prefix_len, i, count), err);
@@ -105,7 +109,7 @@ static moe_status stat_path(const char *path, struct stat *st, moe_error *err)
     return stat(path, st) == 0 ? MOE_OK : fail_path_errno(err, path);
 }
 
-/* --- digest ------------------------------------------------------------------------------------------ */
+/* --- digest --------------------------------------------------------------------------------- */
 
 typedef struct hasher {
     EVP_MD_CTX *sum;
@@ -141,7 +145,8 @@ static moe_status hash_end(hasher *h, char hex[2 * SHA256_BYTES + 1])
 
 static moe_status hash_open(hasher *h, const moe_cancel *cancel, moe_error *err)
 {
-    *h = (hasher){.sum = EVP_MD_CTX_new(), .buf = malloc(CHUNK_BYTES), .cancel = cancel, .err = err};
+    *h =
+        (hasher){.sum = EVP_MD_CTX_new(), .buf = malloc(CHUNK_BYTES), .cancel = cancel, .err = err};
     return h->sum != NULL && h->buf != NULL ? MOE_OK : moe_fail_memory(err, CHUNK_BYTES);
 }
 
@@ -254,7 +259,7 @@ moe_status moe_model_digest(const char *path, const moe_cancel *cancel, char hex
     return status;
 }
 
-/* --- stamp ------------------------------------------------------------------------------------------- */
+/* --- stamp ---------------------------------------------------------------------------------- */
 
 /* Adds size and time of one file to the hash and its size to *total. */
 static moe_status stamp_file(hasher *h, const char *path, const char *name, bool optional,
@@ -323,7 +328,8 @@ moe_status moe_model_stamp(const char *path, char *stamp, size_t size, moe_error
     if (status == MOE_OK)
         status = hash_start(&h);
     if (status == MOE_OK)
-        status = S_ISDIR(st.st_mode) ? stamp_folder(&h, path, &total) : stamp_gguf(&h, path, &total);
+        status =
+            S_ISDIR(st.st_mode) ? stamp_folder(&h, path, &total) : stamp_gguf(&h, path, &total);
     if (status == MOE_OK)
         status = hash_end(&h, hex);
     hash_close(&h);

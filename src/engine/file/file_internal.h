@@ -19,7 +19,7 @@
 #define MOE_MAX_JSON_BYTES ((uint64_t)256 << 20)
 #define MOE_MAX_NAME 65535
 
-/* --- memory ---------------------------------------------------------------------------------------- */
+/* --- memory --------------------------------------------------------------------------------- */
 
 /* Small allocations that are freed together. */
 typedef struct moe_arena {
@@ -42,7 +42,7 @@ moe_status moe_names_add(moe_names *names, char *name, moe_error *err);
 void moe_names_sort(moe_names *names);
 void moe_names_free(moe_names *names);
 
-/* --- input.c: files of the operating system ------------------------------------------------------ */
+/* --- input.c: files of the operating system ------------------------------------------------- */
 
 /* An open regular file.  fd is -1 if there is none. */
 typedef struct moe_part {
@@ -60,8 +60,8 @@ bool moe_ends_with(const char *s, const char *suffix);
 /* Fills *err from errno after a failed stat, open or read of the file called `name`. */
 moe_status moe_fail_errno(moe_error *err, const char *name);
 
-/* Opens a regular file; `name` is for messages.  A FIFO, device or folder is MOE_ERR_FORMAT and never
- * waited for.  optional: a file that does not exist gives MOE_OK and fd -1. */
+/* Opens a regular file; `name` is for messages.  A FIFO, device or folder is MOE_ERR_FORMAT and
+ * never waited for.  optional: a file that does not exist gives MOE_OK and fd -1. */
 moe_status moe_part_open(const char *path, const char *name, bool optional, moe_part *out,
                          moe_error *err);
 void moe_part_close(moe_part *part);
@@ -73,16 +73,18 @@ moe_status moe_part_read(const moe_part *part, uint64_t offset, size_t len, void
 /* Reads a whole file of at most MOE_MAX_JSON_BYTES, zero-terminated; *text is malloc'ed. */
 moe_status moe_part_read_all(const moe_part *part, char **text, size_t *len, moe_error *err);
 
-/* A file that is not what its place asks for: names what it is instead (a Git LFS pointer, a web page,
- * PyTorch, …) if its first bytes tell, and says what to do.  wanted: "GGUF", "safetensors". */
+/* A file that is not what its place asks for: names what it is instead (a Git LFS pointer, a web
+ * page, PyTorch, …) if its first bytes tell, and says what to do.  wanted: "GGUF", "safetensors".
+ */
 moe_status moe_fail_content(const moe_part *part, const char *wanted, moe_error *err);
 /* The same, but MOE_OK if the first bytes don't show another known content. */
 moe_status moe_check_content(const moe_part *part, const char *wanted, moe_error *err);
 
-/* --- json_input.c ---------------------------------------------------------------------------------- */
+/* --- json_input.c --------------------------------------------------------------------------- */
 
-/* Parses text[0..len) from the file called `name` as JSON with the liberties of Python's parser: NaN and
- * Infinity (read as null) and integers beyond 64 bits (read as reals).  flags: jansson's. */
+/* Parses text[0..len) from the file called `name` as JSON with the liberties of Python's parser:
+ * NaN and Infinity (read as null) and integers beyond 64 bits (read as reals).  flags: jansson's.
+ */
 moe_status moe_json_parse(const char *text, size_t len, const char *name, size_t flags,
                           json_t **out, moe_error *err);
 
@@ -90,7 +92,7 @@ moe_status moe_json_parse(const char *text, size_t len, const char *name, size_t
 moe_status moe_json_read(const char *folder, const char *name, bool optional, json_t **out,
                          moe_error *err);
 
-/* --- model_file.c: the tables ------------------------------------------------------------------------ */
+/* --- model_file.c: the tables --------------------------------------------------------------- */
 
 struct moe_file {
     moe_file_format format;
@@ -103,7 +105,7 @@ struct moe_file {
     const moe_tensor **by_name; /* (n_tensors), sorted; set by moe_file_index */
     moe_meta *metas;            /* sorted by key */
     size_t n_metas;
-    json_t **json; /* (moe_hf_n_json), NULL where absent; NULL for GGUF */
+    json_t **json;       /* (moe_hf_n_json), NULL where absent; NULL for GGUF */
     char *chat_template; /* text of chat_template.jinja or NULL */
 };
 
@@ -119,26 +121,27 @@ moe_status moe_file_index(moe_file *file, moe_error *err);
 /* Product of dims[0..n) as a size; false on overflow or a negative dim. */
 bool moe_dims_product(const int64_t *dims, int n, uint64_t *out);
 
-/* --- gguf.c ----------------------------------------------------------------------------------------- */
+/* --- gguf.c --------------------------------------------------------------------------------- */
 
 moe_status moe_gguf_open(moe_file *file, const char *path, moe_error *err);
 
 /* Looks key up among n metas sorted by key. */
 const moe_meta *moe_meta_find(const moe_meta *metas, size_t n, const char *key);
 
-/* A path that ends in "-00002-of-00003.gguf": true, *no = 2, *count = 3 and the length before that. */
+/* A path that ends in "-00002-of-00003.gguf": true, *no = 2, *count = 3 and the length before that.
+ */
 bool moe_gguf_split_name(const char *path, size_t *prefix_len, int *no, int *count);
 /* The path of part `no` (from 1), malloc'ed. */
 char *moe_gguf_part_path(const char *path, size_t prefix_len, int no, int count);
 /* The error for a path that is part `no` of `count` and not the first. */
 moe_status moe_gguf_fail_not_first(const char *path, int no, int count, moe_error *err);
 
-/* --- safetensors.c ------------------------------------------------------------------------------------ */
+/* --- safetensors.c -------------------------------------------------------------------------- */
 
 /* Adds a safetensors file as a part, with its tensors. */
 moe_status moe_safetensors_add(moe_file *file, const char *path, const char *name, moe_error *err);
 
-/* --- hf_folder.c -------------------------------------------------------------------------------------- */
+/* --- hf_folder.c ---------------------------------------------------------------------------- */
 
 moe_status moe_hf_open(moe_file *file, const char *path, moe_error *err);
 
@@ -152,8 +155,8 @@ extern const size_t moe_hf_n_json;
 /* MOE_ERR_FORMAT with a hint if the folder has no config.json. */
 moe_status moe_hf_check_folder(const char *path, moe_error *err);
 
-/* The weight files of a folder, sorted.  *index: the parsed index of a sharded set (the caller drops the
- * reference), NULL for a single file. */
+/* The weight files of a folder, sorted.  *index: the parsed index of a sharded set (the caller
+ * drops the reference), NULL for a single file. */
 moe_status moe_hf_weight_files(const char *path, moe_names *out, json_t **index, moe_error *err);
 
 #endif

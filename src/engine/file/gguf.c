@@ -1,13 +1,16 @@
 /*
- * Reading GGUF, versions 2 and 3, whole or split into parts (format: docs/gguf.md of the ggml project).
+ * Reading GGUF, versions 2 and 3, whole or split into parts (format: docs/gguf.md of the ggml
+ * project).
  *
- * Layout, little-endian: "GGUF", u32 version, i64 number of tensors, i64 number of keys; then per key a string
- * (u64 length, bytes), u32 kind and the value; then per tensor its name, u32 n_dims, i64 dims (row
- * length first), u32 type, u64 offset; then, at the next multiple of general.alignment, the data that the offsets
- * count from.  A split set holds all metadata in its first part; every part has its own tensor table.
+ * Layout, little-endian: "GGUF", u32 version, i64 number of tensors, i64 number of keys; then per
+ * key a string (u64 length, bytes), u32 kind and the value; then per tensor its name, u32 n_dims,
+ * i64 dims (row length first), u32 type, u64 offset; then, at the next multiple of
+ * general.alignment, the data that the offsets count from.  A split set holds all metadata in its
+ * first part; every part has its own tensor table.
  *
- * A reader walks the header with bounds checked against the file's size before each step, so a count or a
- * length never makes us allocate more than a small multiple of what the file really holds.
+ * A reader walks the header with bounds checked against the file's size before each step, so a
+ * count or a length never makes us allocate more than a small multiple of what the file really
+ * holds.
  */
 #include "file_internal.h"
 
@@ -18,20 +21,32 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "GGUF values are read as they lie");
 
 enum {
-    KIND_U8, KIND_I8, KIND_U16, KIND_I16, KIND_U32, KIND_I32, KIND_F32, KIND_BOOL, KIND_STRING,
-    KIND_ARRAY, KIND_U64, KIND_I64, KIND_F64, N_KINDS
+    KIND_U8,
+    KIND_I8,
+    KIND_U16,
+    KIND_I16,
+    KIND_U32,
+    KIND_I32,
+    KIND_F32,
+    KIND_BOOL,
+    KIND_STRING,
+    KIND_ARRAY,
+    KIND_U64,
+    KIND_I64,
+    KIND_F64,
+    N_KINDS
 };
 
 /* Bytes of a value; strings begin with their length, arrays with kind and length. */
 static const unsigned char kind_bytes[N_KINDS] = {1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8};
 
 static const moe_meta_kind kind_meta[N_KINDS] = {
-    MOE_META_INT,    MOE_META_INT,   MOE_META_INT, MOE_META_INT, MOE_META_INT,
-    MOE_META_INT,    MOE_META_FLOAT, MOE_META_BOOL, MOE_META_STRING, MOE_META_ARRAY,
-    MOE_META_INT,    MOE_META_INT,   MOE_META_FLOAT,
+    MOE_META_INT, MOE_META_INT,   MOE_META_INT,   MOE_META_INT,    MOE_META_INT,
+    MOE_META_INT, MOE_META_FLOAT, MOE_META_BOOL,  MOE_META_STRING, MOE_META_ARRAY,
+    MOE_META_INT, MOE_META_INT,   MOE_META_FLOAT,
 };
 
-/* --- the reader ------------------------------------------------------------------------------------- */
+/* --- the reader ----------------------------------------------------------------------------- */
 
 #define READER_BYTES ((size_t)64 << 10)
 
@@ -46,10 +61,11 @@ typedef struct reader {
 
 static moe_status fail_truncated(reader *r, uint64_t need)
 {
-    moe_fail(r->err, MOE_ERR_FORMAT,
-             "metadata of \"%s\" has %llu bytes to come at byte %llu, beyond the file's end at %llu",
-             r->part->name, (unsigned long long)need, (unsigned long long)r->pos,
-             (unsigned long long)r->part->size);
+    moe_fail(
+        r->err, MOE_ERR_FORMAT,
+        "metadata of \"%s\" has %llu bytes to come at byte %llu, beyond the file's end at %llu",
+        r->part->name, (unsigned long long)need, (unsigned long long)r->pos,
+        (unsigned long long)r->part->size);
     return moe_hint(r->err, "The file seems to be truncated; fetch it again.");
 }
 
@@ -87,8 +103,7 @@ static moe_status read_bytes(reader *r, void *dst, size_t n)
 /* Room in the file's arena. */
 static moe_status allocate(reader *r, size_t size, void *out)
 {
-    if (size > MOE_MAX_METADATA_BYTES ||
-        r->file->arena.total > MOE_MAX_METADATA_BYTES - size)
+    if (size > MOE_MAX_METADATA_BYTES || r->file->arena.total > MOE_MAX_METADATA_BYTES - size)
         return moe_fail(r->err, MOE_ERR_FORMAT, "metadata of \"%s\" needs more than %zu MiB",
                         r->part->name, MOE_MAX_METADATA_BYTES >> 20);
     void *p = moe_arena_alloc(&r->file->arena, size);
@@ -125,19 +140,25 @@ static moe_status read_name(reader *r, const char *what, const char **out)
         return status;
     if (s.len == 0 || s.len > MOE_MAX_NAME || memchr(s.data, '\0', s.len) != NULL)
         return moe_fail(r->err, MOE_ERR_FORMAT,
-                        "the %s at byte %llu of \"%s\" is empty, too long or holds a zero byte", what,
-                        (unsigned long long)at, r->part->name);
+                        "the %s at byte %llu of \"%s\" is empty, too long or holds a zero byte",
+                        what, (unsigned long long)at, r->part->name);
     *out = s.data;
     return MOE_OK;
 }
 
-/* --- metadata ---------------------------------------------------------------------------------------- */
+/* --- metadata ------------------------------------------------------------------------------- */
 
 /* An integer value of the kind; false for a u64 beyond int64 (its bits are in *out). */
 static bool decode_int(unsigned kind, const unsigned char *raw, int64_t *out)
 {
     union {
-        uint8_t u8; int8_t i8; uint16_t u16; int16_t i16; uint32_t u32; int32_t i32; int64_t i64;
+        uint8_t u8;
+        int8_t i8;
+        uint16_t u16;
+        int16_t i16;
+        uint32_t u32;
+        int32_t i32;
+        int64_t i64;
     } v;
     memcpy(&v, raw, kind_bytes[kind]);
     switch (kind) {
@@ -242,8 +263,8 @@ static moe_status read_array(reader *r, moe_meta *meta)
     if (status != MOE_OK)
         return status;
     if (n > MOE_MAX_METADATA_BYTES)
-        return moe_fail(r->err, MOE_ERR_FORMAT, "array \"%s\" of \"%s\" has %llu elements", meta->key,
-                        r->part->name, (unsigned long long)n);
+        return moe_fail(r->err, MOE_ERR_FORMAT, "array \"%s\" of \"%s\" has %llu elements",
+                        meta->key, r->part->name, (unsigned long long)n);
     meta->element = kind_meta[kind];
     meta->n = (size_t)n;
     return kind == KIND_STRING ? read_strings(r, meta) : read_numbers(r, kind, meta);
@@ -322,7 +343,7 @@ static moe_status read_metas(reader *r, uint64_t n, moe_meta **metas, size_t *n_
     return MOE_OK;
 }
 
-/* --- tensors ----------------------------------------------------------------------------------------- */
+/* --- tensors -------------------------------------------------------------------------------- */
 
 static moe_status fail_unknown_type(reader *r, const char *name, uint32_t type)
 {
@@ -367,9 +388,10 @@ static moe_status read_tensor(reader *r, uint64_t alignment, moe_tensor *tensor)
     tensor->type = (int)type;
     tensor->type_name = info->name;
     if (tensor->dims[0] % info->block_columns != 0)
-        return moe_fail(r->err, MOE_ERR_FORMAT,
-                        "tensor \"%s\" has rows of %lld columns, not a multiple of the %d of type %s",
-                        tensor->name, (long long)tensor->dims[0], info->block_columns, info->name);
+        return moe_fail(
+            r->err, MOE_ERR_FORMAT,
+            "tensor \"%s\" has rows of %lld columns, not a multiple of the %d of type %s",
+            tensor->name, (long long)tensor->dims[0], info->block_columns, info->name);
     /* The number of elements must fit too: others compute with it. */
     uint64_t n_elements;
     if (!moe_dims_product(tensor->dims, 4, &n_elements) || n_elements > INT64_MAX ||
@@ -430,7 +452,7 @@ static moe_status read_tensors(reader *r, uint64_t n, uint64_t alignment)
     return status;
 }
 
-/* --- parts ------------------------------------------------------------------------------------------- */
+/* --- parts ---------------------------------------------------------------------------------- */
 
 /* The first 24 bytes. */
 static moe_status read_head(reader *r, uint64_t *n_tensors, uint64_t *n_metas)
@@ -528,7 +550,7 @@ static moe_status read_part(moe_file *file, const char *path, int no, int *count
     return status;
 }
 
-/* --- split sets -------------------------------------------------------------------------------------- */
+/* --- split sets ----------------------------------------------------------------------------- */
 
 #define SPLIT_TAIL "-00001-of-00001.gguf"
 
@@ -573,10 +595,12 @@ moe_status moe_gguf_fail_not_first(const char *path, int no, int count, moe_erro
     size_t prefix_len;
     int name_no, name_count;
     char *first = NULL;
-    if (name != NULL && moe_gguf_split_name(name, &prefix_len, &name_no, &name_count))
+    if (name == NULL)
+        return moe_fail_memory(err, strlen(path) + 1);
+    if (moe_gguf_split_name(name, &prefix_len, &name_no, &name_count))
         first = moe_gguf_part_path(name, prefix_len, 1, count);
-    moe_fail(err, MOE_ERR_FORMAT, "file \"%s\" is part %d of a model split into %d files",
-             name == NULL ? "" : name, no, count);
+    moe_fail(err, MOE_ERR_FORMAT, "file \"%s\" is part %d of a model split into %d files", name, no,
+             count);
     if (first != NULL)
         moe_hint(err, "Give the first file, \"%s\"; the others are found by their names.", first);
     else
@@ -593,8 +617,10 @@ static moe_status read_other_parts(moe_file *file, const char *path, int count, 
     int no, name_count;
     if (!moe_gguf_split_name(path, &prefix_len, &no, &name_count) || no != 1 ||
         name_count != count) {
-        moe_fail(err, MOE_ERR_FORMAT, "file \"%s\" is the first of %d files, but its name does not "
-                 "tell those of the others", file->name, count);
+        moe_fail(err, MOE_ERR_FORMAT,
+                 "file \"%s\" is the first of %d files, but its name does not "
+                 "tell those of the others",
+                 file->name, count);
         return moe_hint(err, "Let the names of all parts end in \"-00001-of-%05d.gguf\" and so on.",
                         count);
     }
@@ -613,8 +639,9 @@ static moe_status read_other_parts(moe_file *file, const char *path, int count, 
         return status;
     int64_t n_tensors = part_int(file->metas, file->n_metas, "split.tensors.count");
     if (n_tensors > 0 && (uint64_t)n_tensors != file->n_tensors)
-        return moe_fail(err, MOE_ERR_FORMAT, "the parts of \"%s\" hold %zu tensors in place of %lld",
-                        file->name, file->n_tensors, (long long)n_tensors);
+        return moe_fail(err, MOE_ERR_FORMAT,
+                        "the parts of \"%s\" hold %zu tensors in place of %lld", file->name,
+                        file->n_tensors, (long long)n_tensors);
     return MOE_OK;
 }
 

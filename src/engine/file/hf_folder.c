@@ -1,9 +1,10 @@
 /*
- * Opening a Hugging Face folder: config.json and its companions, the chat template, and the weights,
- * which are one model.safetensors or the shards that model.safetensors.index.json lists.
+ * Opening a Hugging Face folder: config.json and its companions, the chat template, and the
+ * weights, which are one model.safetensors or the shards that model.safetensors.index.json lists.
  *
- * The JSON files are parsed once and kept.  Of the index only the names of the shards matter: their own
- * headers describe the tensors; but a tensor that the index promises must be in the shard it names.
+ * The JSON files are parsed once and kept.  Of the index only the names of the shards matter: their
+ * own headers describe the tensors; but a tensor that the index promises must be in the shard it
+ * names.
  */
 #include "file_internal.h"
 
@@ -42,7 +43,8 @@ static moe_status find(const char *folder, const char *name, bool *found, moe_er
     return moe_fail_errno(err, name);
 }
 
-/* The alphabetically first file in the folder whose name ends in ".gguf", malloc'ed; NULL if none. */
+/* The alphabetically first file in the folder whose name ends in ".gguf", malloc'ed; NULL if none.
+ */
 static char *first_gguf(const char *folder)
 {
     DIR *dir = opendir(folder);
@@ -63,8 +65,11 @@ static char *first_gguf(const char *folder)
 /* The error for a folder that lacks what makes it a model. */
 static moe_status fail_folder(const char *path, const char *lacks, moe_error *err)
 {
-    char *name = moe_path_base(path), *gguf = first_gguf(path);
-    moe_fail(err, MOE_ERR_FORMAT, "folder \"%s\" has no %s", name == NULL ? "" : name, lacks);
+    char *name = moe_path_base(path);
+    if (name == NULL)
+        return moe_fail_memory(err, strlen(path) + 1);
+    char *gguf = first_gguf(path); /* only for the hint: not found is as good as out of memory */
+    moe_fail(err, MOE_ERR_FORMAT, "folder \"%s\" has no %s", name, lacks);
     if (gguf != NULL)
         moe_hint(err, "To use the GGUF file in it, give the path of \"%s\".", gguf);
     else
@@ -96,13 +101,14 @@ static moe_status list_shards(const json_t *index, moe_names *out, moe_error *er
     moe_status status = MOE_OK;
     const char *tensor;
     json_t *value;
-    json_object_foreach (map, tensor, value) {
+    json_object_foreach(map, tensor, value)
+    {
         const char *shard = json_string_value(value);
         if (shard == NULL || strchr(shard, '/') != NULL || shard[0] == '.' ||
             strlen(shard) != json_string_length(value) || !moe_ends_with(shard, ".safetensors")) {
-            status = moe_fail(err, MOE_ERR_FORMAT,
-                              "file \"%s\" gives tensor \"%s\" no proper file name", MOE_HF_INDEX,
-                              tensor);
+            status =
+                moe_fail(err, MOE_ERR_FORMAT, "file \"%s\" gives tensor \"%s\" no proper file name",
+                         MOE_HF_INDEX, tensor);
         } else if (json_object_get(seen, shard) == NULL) {
             if (json_object_set_new(seen, shard, json_true()) != 0)
                 status = moe_fail_memory(err, strlen(shard));
@@ -137,14 +143,17 @@ moe_status moe_hf_weight_files(const char *path, moe_names *out, json_t **index,
 /* Every tensor of the index must be in the shard it names. */
 static moe_status check_index(const moe_file *file, const json_t *index, moe_error *err)
 {
+    json_t *map = json_object_get(index, "weight_map");
     const char *name;
     json_t *value;
-    json_object_foreach (json_object_get(index, "weight_map"), name, value) {
+    json_object_foreach(map, name, value)
+    {
         const moe_tensor *tensor = moe_file_tensor(file, name);
         if (tensor == NULL ||
             strcmp(file->parts[tensor->part].name, json_string_value(value)) != 0) {
-            moe_fail(err, MOE_ERR_FORMAT, "tensor \"%s\" is not in file \"%s\", where the index puts it",
-                     name, json_string_value(value));
+            moe_fail(err, MOE_ERR_FORMAT,
+                     "tensor \"%s\" is not in file \"%s\", where the index puts it", name,
+                     json_string_value(value));
             return moe_hint(err, "The files seem to be of different versions; fetch them again.");
         }
     }

@@ -2,8 +2,8 @@
  * Reading files that nobody vouches for.
  *
  * Files are opened without waiting (a FIFO would hang otherwise) and must be regular; data comes by
- * pread, so a file that somebody truncates meanwhile gives an error and never SIGBUS.  Messages name the
- * file by the name the caller gave, which for a user's path is its last component.
+ * pread, so a file that somebody truncates meanwhile gives an error and never SIGBUS.  Messages
+ * name the file by the name the caller gave, which for a user's path is its last component.
  */
 #include "file_internal.h"
 
@@ -58,7 +58,7 @@ moe_status moe_fail_errno(moe_error *err, const char *name)
         return moe_hint(err, "The operating-system user of this process must be able to read the "
                              "file and to enter its folders.");
     case ENOMEM:
-        return moe_fail_memory(err, 0);
+        return moe_fail(err, MOE_ERR_MEMORY, "out of memory while reading file \"%s\"", name);
     default:
         return moe_fail(err, MOE_ERR_IO, "could not read file \"%s\": %s", name, strerror(errno));
     }
@@ -113,7 +113,8 @@ moe_status moe_part_read(const moe_part *part, uint64_t offset, size_t len, void
         if (n == 0) {
             moe_fail(err, MOE_ERR_FORMAT, "file \"%s\" ends at byte %llu while it is being read",
                      part->name, (unsigned long long)(offset + done));
-            return moe_hint(err, "The file was truncated after it had been opened; fetch it again.");
+            return moe_hint(err,
+                            "The file was truncated after it had been opened; fetch it again.");
         }
         done += (size_t)n;
     }
@@ -123,9 +124,9 @@ moe_status moe_part_read(const moe_part *part, uint64_t offset, size_t len, void
 moe_status moe_part_read_all(const moe_part *part, char **text, size_t *len, moe_error *err)
 {
     if (part->size > MOE_MAX_JSON_BYTES)
-        return moe_fail(err, MOE_ERR_FORMAT, "file \"%s\" has %llu bytes, more than the %llu allowed",
-                        part->name, (unsigned long long)part->size,
-                        (unsigned long long)MOE_MAX_JSON_BYTES);
+        return moe_fail(err, MOE_ERR_FORMAT,
+                        "file \"%s\" has %llu bytes, more than the %llu allowed", part->name,
+                        (unsigned long long)part->size, (unsigned long long)MOE_MAX_JSON_BYTES);
     *len = (size_t)part->size;
     *text = malloc(*len + 1);
     if (*text == NULL)

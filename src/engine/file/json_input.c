@@ -1,11 +1,11 @@
 /*
  * JSON files as model repositories have them.
  *
- * They are written by Python, whose json module writes NaN and Infinity as bare words and integers of any
- * length ("model_max_length": 1000000000000000019884624838656); jansson refuses both.  So the text is
- * scanned once for such tokens outside strings, and only if there are any a copy is made in which the words
- * read null and the integers end in ".0".  Depth is bounded by jansson (2048 levels), size by
- * MOE_MAX_JSON_BYTES.
+ * They are written by Python, whose json module writes NaN and Infinity as bare words and integers
+ * of any length ("model_max_length": 1000000000000000019884624838656); jansson refuses both.  So
+ * the text is scanned once for such tokens outside strings, and only if there are any a copy is
+ * made in which the words read null and the integers end in ".0".  Depth is bounded by jansson
+ * (2048 levels), size by MOE_MAX_JSON_BYTES.
  */
 #include "file_internal.h"
 
@@ -39,7 +39,8 @@ static size_t skip_string(const char *text, size_t len, size_t i)
     return i < len ? i + 1 : len;
 }
 
-/* Index after the number at i; *is_odd if it is an integer outside int64.  text is zero-terminated. */
+/* Index after the number at i; *is_odd if it is an integer outside int64.  text is zero-terminated.
+ */
 static size_t skip_number(const char *text, size_t len, size_t i, bool *is_odd)
 {
     size_t begin = i;

@@ -1,9 +1,10 @@
 /*
- * The model file as the rest of the engine sees it: opening by kind, the table of tensors, look-ups.
+ * The model file as the rest of the engine sees it: opening by kind, the table of tensors,
+ * look-ups.
  *
- * Tensors stay in the order of the file; a second table of pointers, sorted by name, serves look-ups and
- * shows duplicates as neighbours.  Metadata is one array sorted by key.  All names and values live in the
- * file's arena or in the parsed JSON, and are valid until moe_file_close.
+ * Tensors stay in the order of the file; a second table of pointers, sorted by name, serves
+ * look-ups and shows duplicates as neighbours.  Metadata is one array sorted by key.  All names and
+ * values live in the file's arena or in the parsed JSON, and are valid until moe_file_close.
  */
 #include "file_internal.h"
 
@@ -12,7 +13,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* --- memory ---------------------------------------------------------------------------------------- */
+/* --- memory --------------------------------------------------------------------------------- */
 
 typedef struct moe_arena_chunk {
     struct moe_arena_chunk *next;
@@ -87,8 +88,8 @@ static void *table_grow(void *table, size_t n, size_t *cap, size_t size)
 
 moe_status moe_names_add(moe_names *names, char *name, moe_error *err)
 {
-    char **grown = name == NULL ? NULL
-                                : table_grow(names->items, names->n, &names->cap, sizeof(char *));
+    char **grown =
+        name == NULL ? NULL : table_grow(names->items, names->n, &names->cap, sizeof(char *));
     if (grown == NULL) {
         free(name);
         return moe_fail_memory(err, (names->n + 1) * sizeof(char *));
@@ -117,7 +118,7 @@ void moe_names_free(moe_names *names)
     *names = (moe_names){0};
 }
 
-/* --- tables ----------------------------------------------------------------------------------------- */
+/* --- tables --------------------------------------------------------------------------------- */
 
 moe_status moe_file_add_part(moe_file *file, const char *path, const char *name, moe_error *err)
 {
@@ -216,7 +217,7 @@ moe_status moe_file_index(moe_file *file, moe_error *err)
     return MOE_OK;
 }
 
-/* --- open and close ---------------------------------------------------------------------------------- */
+/* --- open and close ------------------------------------------------------------------------- */
 
 static moe_status open_kind(moe_file *file, const char *path, moe_error *err)
 {
@@ -286,7 +287,7 @@ const char *moe_file_name(const moe_file *file)
     return file->name;
 }
 
-/* --- tensors ----------------------------------------------------------------------------------------- */
+/* --- tensors -------------------------------------------------------------------------------- */
 
 static int compare_name_to_tensor(const void *key, const void *element)
 {
@@ -297,8 +298,8 @@ const moe_tensor *moe_file_tensor(const moe_file *file, const char *name)
 {
     if (file->n_tensors == 0)
         return NULL;
-    const moe_tensor **found = bsearch(name, file->by_name, file->n_tensors,
-                                       sizeof(*file->by_name), compare_name_to_tensor);
+    const moe_tensor **found = bsearch(name, file->by_name, file->n_tensors, sizeof(*file->by_name),
+                                       compare_name_to_tensor);
     return found == NULL ? NULL : *found;
 }
 
@@ -326,7 +327,7 @@ moe_status moe_file_read(const moe_file *file, const moe_tensor *tensor, uint64_
     return moe_part_read(&file->parts[tensor->part], tensor->offset + offset, len, dst, err);
 }
 
-/* --- metadata ---------------------------------------------------------------------------------------- */
+/* --- metadata ------------------------------------------------------------------------------- */
 
 const moe_meta *moe_file_meta(const moe_file *file, const char *key)
 {

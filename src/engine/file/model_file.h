@@ -3,8 +3,8 @@
  * config.json, tokenizer.json and safetensors.
  *
  * Metadata is parsed into memory at open; tensor data is read by moe_file_read with pread, never
- * mapped, so that a file truncated by somebody else gives an error and not SIGBUS.  Every offset and size is checked
- * against the file's length with overflow-safe arithmetic before it is used.
+ * mapped, so that a file truncated by somebody else gives an error and not SIGBUS.  Every offset
+ * and size is checked against the file's length with overflow-safe arithmetic before it is used.
  */
 #ifndef MOE_MODEL_FILE_H
 #define MOE_MODEL_FILE_H
@@ -18,18 +18,19 @@ typedef struct moe_file moe_file;
 
 typedef enum moe_file_format { MOE_FILE_GGUF, MOE_FILE_HF } moe_file_format;
 
-/* A tensor as stored.  dims[0] is the row length (columns), the fastest running index, in both formats
- * (safetensors shapes are turned round); dims past n_dims are 1.  Safetensors of more than four dimensions have
- * the outermost ones multiplied into dims[3], scalars have n_dims 0, and a dim may be 0 there. */
+/* A tensor as stored.  dims[0] is the row length (columns), the fastest running index, in both
+ * formats (safetensors shapes are turned round); dims past n_dims are 1.  Safetensors of more than
+ * four dimensions have the outermost ones multiplied into dims[3], scalars have n_dims 0, and a dim
+ * may be 0 there. */
 typedef struct moe_tensor {
     const char *name;
-    int type;          /* moe_type, or another GGUF type number */
+    int type; /* moe_type, or another GGUF type number */
     const char *type_name;
     int n_dims;
     int64_t dims[4];
-    uint64_t offset;   /* absolute, in its file */
-    uint64_t size;     /* bytes */
-    int part;          /* which file of a split or sharded set */
+    uint64_t offset; /* absolute, in its file */
+    uint64_t size;   /* bytes */
+    int part;        /* which file of a split or sharded set */
 } moe_tensor;
 
 /* GGUF metadata.  Strings are zero-terminated copies that may hold zero bytes: len counts. */
@@ -82,21 +83,23 @@ moe_status moe_file_read(const moe_file *file, const moe_tensor *tensor, uint64_
 /* GGUF metadata by key; NULL if absent or not a GGUF. */
 const moe_meta *moe_file_meta(const moe_file *file, const char *key);
 
-/* The same with defaults; a key of the wrong kind counts as absent.  int also accepts bool, float also int. */
+/* The same with defaults; a key of the wrong kind counts as absent.  int also accepts bool, float
+ * also int. */
 int64_t moe_file_meta_int(const moe_file *file, const char *key, int64_t otherwise);
 double moe_file_meta_float(const moe_file *file, const char *key, double otherwise);
 bool moe_file_meta_bool(const moe_file *file, const char *key, bool otherwise);
 const char *moe_file_meta_string(const moe_file *file, const char *key, const char *otherwise);
 
-/* The JSON files of a Hugging Face folder, parsed; NULL if the file is absent or not HF.  name is one of
- * "config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json",
+/* The JSON files of a Hugging Face folder, parsed; NULL if the file is absent or not HF.  name is
+ * one of "config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json",
  * "special_tokens_map.json", "modules.json", "1_Pooling/config.json",
- * "sentence_bert_config.json", "config_sentence_transformers.json".  modules.json is an array, the others
- * are objects.  NaN and Infinity read as null. */
+ * "sentence_bert_config.json", "config_sentence_transformers.json".  modules.json is an array, the
+ * others are objects.  NaN and Infinity read as null. */
 const json_t *moe_file_json(const moe_file *file, const char *name);
 
 /* The chat template text of the model, NULL if it has none: tokenizer.chat_template, or
- * chat_template.jinja, or tokenizer_config.json's chat_template (a string, or a list of named ones: "default"). */
+ * chat_template.jinja, or tokenizer_config.json's chat_template (a string, or a list of named ones:
+ * "default"). */
 const char *moe_file_chat_template(const moe_file *file);
 
 #endif

@@ -1,9 +1,10 @@
 /*
  * Reading safetensors files (format: README of huggingface/safetensors).
  *
- * Layout: u64 little-endian length N, N bytes of JSON {"name": {"dtype": "BF16", "shape": [rows, cols],
- * "data_offsets": [begin, end]}, …, "__metadata__": {…}}, then the data, from whose first byte the
- * offsets count.  Shapes are row-major with the longest stride first; they are turned round here.
+ * Layout: u64 little-endian length N, N bytes of JSON {"name": {"dtype": "BF16", "shape": [rows,
+ * cols], "data_offsets": [begin, end]}, …, "__metadata__": {…}}, then the data, from whose first
+ * byte the offsets count.  Shapes are row-major with the longest stride first; they are turned
+ * round here.
  */
 #include "file_internal.h"
 
@@ -83,8 +84,8 @@ static moe_status add_tensor(moe_file *file, int part, const char *name, const j
     tensor.type = dtype_number(dtype);
     const moe_type_info *info = moe_type_info_of(tensor.type);
     if (info == NULL)
-        return moe_fail(err, MOE_ERR_UNSUPPORTED, "tensor \"%s\" has the unknown dtype \"%s\"", name,
-                        dtype);
+        return moe_fail(err, MOE_ERR_UNSUPPORTED, "tensor \"%s\" has the unknown dtype \"%s\"",
+                        name, dtype);
     tensor.type_name = info->name;
     if (n_elements % (uint64_t)info->block_columns != 0 ||
         __builtin_mul_overflow(n_elements / (uint64_t)info->block_columns,
@@ -102,8 +103,7 @@ static moe_status add_tensor(moe_file *file, int part, const char *name, const j
 }
 
 /* Reads and parses the JSON header; *data is the offset of the first byte after it. */
-static moe_status read_header(const moe_part *part, json_t **header, uint64_t *data,
-                              moe_error *err)
+static moe_status read_header(const moe_part *part, json_t **header, uint64_t *data, moe_error *err)
 {
     uint64_t len;
     if (part->size < sizeof(len))
@@ -153,7 +153,8 @@ moe_status moe_safetensors_add(moe_file *file, const char *path, const char *nam
 
     const char *key;
     json_t *entry;
-    json_object_foreach (header, key, entry) {
+    json_object_foreach(header, key, entry)
+    {
         if (strcmp(key, "__metadata__") == 0)
             continue;
         status = add_tensor(file, part, key, entry, data, err);

@@ -37,13 +37,29 @@ static moe_tensor_name global_name(const moe_binder *b, const char *gguf, const 
     return name;
 }
 
-const moe_tensor *moe_require_tensor(moe_binder *b, const char *name)
+const moe_tensor *moe_require_tensor(moe_binder *b, const char *name, int64_t n_rows,
+                                     int64_t n_cols)
 {
     const moe_tensor *tensor = moe_file_tensor(b->file, name);
+    int64_t rows;
 
-    if (tensor == NULL && b->status == MOE_OK)
+    if (b->status != MOE_OK)
+        return NULL;
+    if (tensor == NULL) {
         b->status = moe_fail(b->err, MOE_ERR_FORMAT, "tensor \"%s\" is missing", name);
-    return b->status == MOE_OK ? tensor : NULL;
+        return NULL;
+    }
+    if (tensor->dims[0] != n_cols ||
+        __builtin_mul_overflow(tensor->dims[1], tensor->dims[2], &rows) ||
+        __builtin_mul_overflow(rows, tensor->dims[3], &rows) || rows != n_rows) {
+        b->status =
+            moe_fail(b->err, MOE_ERR_FORMAT,
+                     "tensor \"%s\" has shape (%lld, %lld, %lld), expected %lld rows of %lld", name,
+                     (long long)tensor->dims[2], (long long)tensor->dims[1],
+                     (long long)tensor->dims[0], (long long)n_rows, (long long)n_cols);
+        return NULL;
+    }
+    return tensor;
 }
 
 void moe_bind_layer_vector(moe_binder *b, moe_layer_slot slot, int64_t n, bool optional,
@@ -167,18 +183,20 @@ static void bind_expert_list(moe_binder *b, moe_layer_slot slot, const char *bef
         const moe_tensor *tensor;
 
         snprintf(name, sizeof name, "%s.%d.%s", before, e, after);
-        tensor = moe_require_tensor(b, moe_layer_name(b, name, name).text);
+        tensor = moe_require_tensor(b, moe_layer_name(b, name, name).text, n_rows, n_cols);
         if (tensor != NULL)
             moe_bind_layer_piece(b, slot, tensor, 0, n_rows, false, n_experts, n_rows, n_cols);
     }
 }
 
 /* Gate and up of all experts in one tensor, (n_experts, 2 * n_ff, n_embd), gate rows first. */
-static void bind_merged_gate_up(moe_binder *b, const moe_model_spec *spec, const moe_tensor *tensor)
+static void bind_merged_gate_up(moe_binder *b, const moe_model_spec *spec, const char *name)
 {
     const int64_t n_ff = spec->moe.n_ff;
+    const moe_tensor *tensor =
+        moe_require_tensor(b, name, spec->moe.n_experts * 2 * n_ff, spec->n_embd);
 
-    for (int64_t e = 0; e < spec->moe.n_experts; e++) {
+    for (int64_t e = 0; tensor != NULL && e < spec->moe.n_experts; e++) {
         moe_bind_layer_piece(b, MOE_EXPERT_GATE, tensor, e * 2 * n_ff, n_ff, false,
                              spec->moe.n_experts, n_ff, spec->n_embd);
         moe_bind_layer_piece(b, MOE_EXPERT_UP, tensor, e * 2 * n_ff + n_ff, n_ff, false,
@@ -200,16 +218,16 @@ void moe_bind_experts(moe_binder *b, const moe_model_spec *spec, const moe_exper
         {MOE_EXPERT_DOWN, "ffn_down_exps.weight", "ffn_down", names->down, n_embd, n_ff},
     };
     char gate_up[64], down[64];
-    const moe_tensor *merged;
+    moe_tensor_name merged;
     bool old;
 
     moe_bind_layer_matrix(b, MOE_ROUTER, 1, n_experts, n_embd, "ffn_gate_inp.weight",
                           names->router);
     snprintf(gate_up, sizeof gate_up, "%s.gate_up_proj", names->experts);
     snprintf(down, sizeof down, "%s.down_proj", names->experts);
-    merged = moe_file_tensor(b->file, moe_layer_name(b, "ffn_gate_up_exps.weight", gate_up).text);
-    if (merged != NULL) {
-        bind_merged_gate_up(b, spec, merged);
+    merged = moe_layer_name(b, "ffn_gate_up_exps.weight", gate_up);
+    if (moe_file_tensor(b->file, merged.text) != NULL) {
+        bind_merged_gate_up(b, spec, merged.text);
         moe_bind_layer_matrix(b, MOE_EXPERT_DOWN, n_experts, n_embd, n_ff, "ffn_down_exps.weight",
                               down);
         return;

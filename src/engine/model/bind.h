@@ -28,8 +28,10 @@ void moe_binder_init(moe_binder *b, const moe_file *file, moe_weights *weights, 
 
 moe_tensor_name moe_layer_name(const moe_binder *b, const char *gguf, const char *hf);
 
-/* The tensor of that name; a missing one is a failure and gives NULL. */
-const moe_tensor *moe_require_tensor(moe_binder *b, const char *name);
+/* The tensor of that name with n_rows rows in all; a missing one or another shape is a failure and
+ * gives NULL. */
+const moe_tensor *moe_require_tensor(moe_binder *b, const char *name, int64_t n_rows,
+                                     int64_t n_cols);
 
 void moe_bind_layer_vector(moe_binder *b, moe_layer_slot slot, int64_t n, bool optional,
                            const char *gguf, const char *hf);

@@ -106,12 +106,15 @@ static void bind_layer_norm(moe_binder *b, moe_layer_slot weight, moe_layer_slot
 }
 
 /* Some GGUF files hold q, k and v as one tensor, q rows first. */
-static void bind_fused_qkv(moe_binder *b, const moe_model_spec *spec, const moe_tensor *weight)
+static void bind_fused_qkv(moe_binder *b, const moe_model_spec *spec)
 {
     const moe_layer_slot slots[] = {MOE_Q, MOE_K, MOE_V};
     const moe_layer_slot biases[] = {MOE_Q_BIAS, MOE_K_BIAS, MOE_V_BIAS};
-    const moe_tensor *bias = moe_require_tensor(b, moe_layer_name(b, "attn_qkv.bias", "").text);
     const int64_t n = spec->n_embd;
+    const moe_tensor *weight =
+        moe_require_tensor(b, moe_layer_name(b, "attn_qkv.weight", "").text, 3 * n, n);
+    const moe_tensor *bias =
+        moe_require_tensor(b, moe_layer_name(b, "attn_qkv.bias", "").text, 1, 3 * n);
 
     for (int i = 0; i < 3 && b->status == MOE_OK; i++) {
         moe_bind_layer_piece(b, slots[i], weight, i * n, n, false, 1, n, n);
@@ -124,11 +127,10 @@ static void bind_fused_qkv(moe_binder *b, const moe_model_spec *spec, const moe_
 static void bind_layer(moe_binder *b, const moe_model_spec *spec)
 {
     const int64_t n = spec->n_embd, n_ff = spec->layers[b->layer].n_ff;
-    const moe_tensor *fused =
-        b->gguf ? moe_file_tensor(b->file, moe_layer_name(b, "attn_qkv.weight", "").text) : NULL;
 
-    if (fused != NULL) {
-        bind_fused_qkv(b, spec, fused);
+    if (b->gguf &&
+        moe_file_tensor(b->file, moe_layer_name(b, "attn_qkv.weight", "").text) != NULL) {
+        bind_fused_qkv(b, spec);
     } else {
         moe_bind_layer_matrix(b, MOE_Q, 1, n, n, "attn_q.weight", "attention.self.query.weight");
         moe_bind_layer_vector(b, MOE_Q_BIAS, n, false, "attn_q.bias", "attention.self.query.bias");

@@ -17,8 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Is there a selection bias in any layer?  Tells V3 from V2 in GGUF files without the gating key.
- */
+/* A selection bias in any layer tells V3 from V2 in GGUF files without the gating key. */
 static bool has_select_bias(const moe_file *file, int n_layers)
 {
     for (int i = 0; i < n_layers; i++) {
@@ -158,11 +157,10 @@ static void read_attention(moe_reader *r, moe_model_spec *spec)
         moe_read_fail(r, MOE_ERR_UNSUPPORTED, "attention_bias is not supported for this family");
 }
 
-/* YaRN's temperature goes into the scores: mscale² / sqrt(head_dim), arXiv 2412.19437's model code.
- */
+/* YaRN's temperature goes into the scores, mscale^2 / sqrt(head_dim), as in DeepSeek's own code. */
 static void read_attention_scale(moe_reader *r, moe_model_spec *spec)
 {
-    double mscale_all_dim = 0.0, mscale = 1.0;
+    double mscale_all_dim, mscale = 1.0;
 
     if (r->arch != NULL) {
         /* stored as 0.1 * mscale_all_dim in float32: past the sixth digit there is only rounding */
@@ -212,14 +210,14 @@ moe_status moe_deepseek_read_spec(const moe_file *file, moe_model_spec *spec, mo
     return moe_read_end(&r, spec);
 }
 
-/* kv_b holds for each head the rows of k (nope, kv_lora_rank) and of v (head_dim_v, kv_lora_rank).
- */
+/* kv_b holds for each head the rows of k (nope, rank), then of v (head_dim_v, rank). */
 static void bind_kv_b(moe_binder *b, const moe_model_spec *spec)
 {
     const int64_t nope = spec->head_dim - spec->head_dim_rope, rank = spec->kv_lora_rank;
     const int64_t per_head = nope + spec->head_dim_v;
     const moe_tensor *kv_b = moe_require_tensor(
-        b, moe_layer_name(b, "attn_kv_b.weight", "self_attn.kv_b_proj.weight").text);
+        b, moe_layer_name(b, "attn_kv_b.weight", "self_attn.kv_b_proj.weight").text,
+        spec->n_heads * per_head, rank);
 
     if (kv_b == NULL)
         return;

@@ -40,7 +40,7 @@ static void read_scaling_gguf(moe_reader *r, moe_rope_spec *rope, int n_ctx_trai
             moe_read_double_or(r, "rope.scaling.yarn_beta_slow", NULL, 1e-3, 1e6, 1.0);
         /* files with the multiplier are those whose mscale equals mscale_all_dim: the ratio is 1 */
         rope->magnitude = attn_factor;
-        if (!moe_read_has(r, "rope.scaling.yarn_log_multiplier", NULL))
+        if (moe_read_double_or(r, "rope.scaling.yarn_log_multiplier", NULL, 0.0, 1e3, 0.0) == 0.0)
             rope->magnitude *= moe_yarn_mscale(rope->factor, 1.0);
     } else if (strcmp(type, "none") != 0) {
         moe_read_fail(r, MOE_ERR_UNSUPPORTED,

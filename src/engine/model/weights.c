@@ -58,12 +58,16 @@ static shape_text write_shape(const int64_t *dims, int n_dims)
     return out;
 }
 
+static shape_text tensor_shape(const moe_tensor *tensor)
+{
+    return write_shape(tensor->dims, tensor->n_dims < 1 ? 1 : tensor->n_dims);
+}
+
 static moe_status fail_shape(const moe_tensor *tensor, const int64_t *wanted, int n_wanted,
                              moe_error *err)
 {
     return moe_fail(err, MOE_ERR_FORMAT, "tensor \"%s\" has shape %s, expected %s", tensor->name,
-                    write_shape(tensor->dims, tensor->n_dims < 1 ? 1 : tensor->n_dims).text,
-                    write_shape(wanted, n_wanted).text);
+                    tensor_shape(tensor).text, write_shape(wanted, n_wanted).text);
 }
 
 /* A tensor equals the wanted shape, up to dimensions of 1. */
@@ -127,13 +131,10 @@ moe_status moe_bind_piece(moe_slot *slot, const moe_tensor *tensor, int64_t row,
         __builtin_mul_overflow(total, tensor->dims[3], &total) || row < 0 || n_rows < 1 ||
         row > total - n_rows || tensor->dims[0] != wanted_cols ||
         (transposed && n_rows != mat_cols)) {
-        const int64_t wanted[2] = {wanted_cols, row + n_rows};
-
-        moe_fail(err, MOE_ERR_FORMAT, "tensor \"%s\" has shape %s, expected at least %s",
-                 tensor->name,
-                 write_shape(tensor->dims, tensor->n_dims < 1 ? 1 : tensor->n_dims).text,
-                 write_shape(wanted, 2).text);
-        return MOE_ERR_FORMAT;
+        return moe_fail(err, MOE_ERR_FORMAT,
+                        "tensor \"%s\" has shape %s, expected %lld rows of %lld from row %lld on",
+                        tensor->name, tensor_shape(tensor).text, (long long)n_rows,
+                        (long long)wanted_cols, (long long)row);
     }
     if (slot->n_pieces == 0) {
         slot->present = true;
@@ -147,7 +148,8 @@ moe_status moe_bind_piece(moe_slot *slot, const moe_tensor *tensor, int64_t row,
         moe_fail(err, MOE_ERR_UNSUPPORTED,
                  "tensor \"%s\" has type %s, but \"%s\", which is used together with it, has %s",
                  tensor->name, tensor->type_name, first->name, first->type_name);
-        return moe_hint(err, "All experts of a layer must be stored in one type.");
+        moe_hint(err, "All experts of a layer must be stored in one type.");
+        return MOE_ERR_UNSUPPORTED;
     }
     return add_piece(slot, piece, err);
 }
@@ -181,16 +183,17 @@ moe_status moe_bind_vector_piece(moe_slot *slot, const moe_tensor *tensor, int64
 
     if (first < 0 || n < 1 || !has_shape(tensor, tensor->dims[0], 1, 1) ||
         first > tensor->dims[0] - n) {
-        const int64_t wanted = first + n;
-
-        return fail_shape(tensor, &wanted, 1, err);
+        return moe_fail(err, MOE_ERR_FORMAT,
+                        "tensor \"%s\" has shape %s, expected %lld elements from element %lld on",
+                        tensor->name, tensor_shape(tensor).text, (long long)n, (long long)first);
     }
     if (tensor->type != MOE_TYPE_F32 && tensor->type != MOE_TYPE_F16 &&
         tensor->type != MOE_TYPE_BF16) {
         moe_fail(err, MOE_ERR_UNSUPPORTED,
                  "tensor \"%s\" has type %s, which is not supported for vectors", tensor->name,
                  tensor->type_name);
-        return moe_hint(err, "Norms and biases must be F32, F16 or BF16.");
+        moe_hint(err, "Norms and biases must be F32, F16 or BF16.");
+        return MOE_ERR_UNSUPPORTED;
     }
     slot->present = slot->is_vector = true;
     slot->type = MOE_TYPE_F32;
@@ -243,7 +246,8 @@ static moe_status fail_type(const moe_slot *slot, moe_error *err)
             len += (size_t)snprintf(list + len, sizeof list - len, "%s%s", len > 0 ? ", " : "",
                                     info->name);
     }
-    return moe_hint(err, "Supported types are %s.", list);
+    moe_hint(err, "Supported types are %s.", list);
+    return MOE_ERR_UNSUPPORTED;
 }
 
 /* Checks one slot and gives the bytes of one of its matrices, a multiple of 64. */

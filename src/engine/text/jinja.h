@@ -198,6 +198,7 @@ struct jinja {
     jinja_dict *names;    /* interned strings */
     jinja_scope *globals; /* variables of the context over the global functions */
     jinja_scope *root;
+    jinja_value block_text; /* what the filters of a block work on */
     moe_status status; /* MOE_OK until something fails */
     bool plain;        /* the message is raised by the template: no line number in front */
     int line;          /* where it failed, 0 if not known yet */
@@ -260,6 +261,8 @@ bool jinja_intern(jinja *j, const char *data, size_t len, jinja_value *out);
 bool jinja_array_new(jinja *j, jinja_kind kind, size_t len, jinja_value *out);
 /* A growing list: appends to *array, whose items have room for *cap. */
 bool jinja_array_add(jinja *j, jinja_array *array, size_t *cap, jinja_value item);
+
+bool jinja_string_is(const jinja_string *s, const char *text);
 
 bool jinja_dict_new(jinja *j, jinja_value *out);
 bool jinja_dict_set(jinja *j, jinja_dict *dict, jinja_value key, jinja_value value);

@@ -348,7 +348,7 @@ static bool lex_string(lexer *lx)
     const char *from = lx->pos + 1, *to = from;
     bool escapes = false;
     while (to < lx->end && *to != quote) {
-        if (*to == '\\') {
+        if (*to == '\\' && to + 1 < lx->end) {
             escapes = true;
             to++;
         }

@@ -18,7 +18,7 @@
 
 #define MAX_MEMORY ((size_t)512 << 20)
 #define MAX_STEPS 50000000u
-#define MAX_DEPTH 1200
+#define MAX_DEPTH 1500
 #define CHUNK_SIZE ((size_t)32 << 10)
 #define MAX_CHUNK_SIZE ((size_t)4 << 20)
 #define SMALL_DICT 8
@@ -189,6 +189,9 @@ bool jinja_string_concat(jinja *j, const jinja_string *a, const jinja_string *b,
         j->bytes.pos += b->len;
         data = a->data;
     } else {
+        /* a long text that is put together piece by piece gets room to grow */
+        if (len > CHUNK_SIZE && room < len && !arena_grow(j, &j->bytes, len * 2))
+            return false;
         char *copy = alloc_bytes(j, len);
         if (copy == NULL)
             return false;
@@ -205,6 +208,11 @@ bool jinja_string_concat(jinja *j, const jinja_string *a, const jinja_string *b,
     *s = (jinja_string){data, len, a->n_chars + b->n_chars, safe};
     *out = (jinja_value){.kind = JINJA_STRING, .s = s};
     return jinja_step(j, cost / 256);
+}
+
+bool jinja_string_is(const jinja_string *s, const char *text)
+{
+    return strlen(text) == s->len && memcmp(s->data, text, s->len) == 0;
 }
 
 bool jinja_intern(jinja *j, const char *data, size_t len, jinja_value *out)

@@ -1,0 +1,333 @@
+/* pg_moe 0.1.0 */
+
+-- complain if the script is sourced in psql, rather than by CREATE EXTENSION
+\echo Use "CREATE EXTENSION pg_moe" to load this file. \quit
+
+/*
+ * What the functions have in common:
+ *
+ * The prompt comes first, then the model's name; NULL means moe.default_model.
+ * NULL for any argument after the prompt means its default, and a NULL prompt gives
+ * NULL, or no rows.  Further options are keys of "options"; where a key has the name of
+ * an argument, the key wins.  An unknown key is an error.  Keys for all functions that
+ * generate text: max_tokens, temperature (0: the likeliest token), seed (none: a
+ * random one), stop (a string or several), top_k (0: off), top_p (1: off), min_p
+ * (0: off), repeat_penalty (1: off), repeat_last_n (64; -1: all), ignore_eos,
+ * show_special (write special tokens out).
+ *
+ * A model call costs far more than anything else in a plan, which the costs say.
+ * The functions run in the leader of a parallel query only: each worker would
+ * start an engine of its own.
+ */
+
+-- ----------
+-- Registered models
+-- ----------
+
+/*
+ * Written by load_model() and drop_model().  A digest stands for the files and the
+ * options that change results; it is equal to file_digest, the SHA-256 of the
+ * files, if there are no such options.
+ */
+CREATE TABLE moe.model_catalog (
+    name            text COLLATE "C" PRIMARY KEY,
+    path            text NOT NULL,
+    digest          text NOT NULL,
+    file_digest     text NOT NULL,
+    stamp           text NOT NULL,
+    family          text NOT NULL,
+    weight_type     text NOT NULL,
+    n_params        bigint NOT NULL,
+    n_params_active bigint NOT NULL,
+    n_ctx           integer NOT NULL,
+    options         jsonb,
+    builtin         boolean NOT NULL
+);
+REVOKE ALL ON moe.model_catalog FROM PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('moe.model_catalog', 'WHERE NOT builtin');
+
+INSERT INTO moe.model_catalog VALUES
+    ('pocket', '$sharedir/pg_moe/pocket-q8_0.gguf',
+     'c8f2456ce38e15dcb27b8ecc15e2bed1d79b766a32ceb46bdcb2c71ebc2158df',
+     'c8f2456ce38e15dcb27b8ecc15e2bed1d79b766a32ceb46bdcb2c71ebc2158df',
+     '', 'deepseek_v3', 'Q8_0', 11836160, 5000000, 1024, NULL, true);
+
+/*
+ * Registers a GGUF file (the first of a split set) or a Hugging Face folder on the
+ * server.  Needs superuser or pg_read_server_files.  Options: replace (an existing
+ * model of that name), n_ctx (a shorter context than the model was trained for),
+ * kv_type ("auto", "f16", "f32"), chat_template (instead of the file's),
+ * query_prefix and passage_prefix (put before texts that are embedded).
+ */
+CREATE FUNCTION moe.load_model(name text, path text, options jsonb DEFAULT NULL)
+RETURNS void
+AS 'MODULE_PATHNAME', 'pg_moe_load_model' LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100000;
+
+CREATE FUNCTION moe.drop_model(name text)
+RETURNS void
+AS 'MODULE_PATHNAME', 'pg_moe_drop_model' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION moe.model_info(model text DEFAULT NULL)
+RETURNS jsonb
+AS 'MODULE_PATHNAME', 'pg_moe_model_info' LANGUAGE C STABLE PARALLEL RESTRICTED COST 1000;
+
+CREATE FUNCTION moe.is_resident(file_digest text)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'pg_moe_is_resident' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+
+CREATE FUNCTION moe.pretty_count(n bigint)
+RETURNS text
+AS 'MODULE_PATHNAME', 'pg_moe_pretty_count' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+-- The models that may be used.  Where a file lies is shown to those who may read it.
+CREATE VIEW moe.models AS
+SELECT c.name,
+       c.family,
+       moe.pretty_count(c.n_params) AS params,
+       moe.pretty_count(c.n_params_active) AS active,
+       c.n_ctx AS context,
+       c.weight_type AS type,
+       CASE WHEN pg_catalog.pg_has_role('pg_read_server_files', 'USAGE')
+            THEN c.path END AS file,
+       c.digest,
+       c.name OPERATOR(pg_catalog.=) pg_catalog.current_setting('moe.default_model', true) AS "default",
+       moe.is_resident(c.file_digest) AS resident
+  FROM moe.model_catalog AS c;
+GRANT SELECT ON moe.models TO PUBLIC;
+
+-- ----------
+-- Text
+-- ----------
+
+/*
+ * Continues a prompt.  Further keys: add_special (true: put the tokens around the
+ * prompt that the model wants, such as a beginning of sentence), parse_special
+ * (false: special tokens written in the prompt are mere text).
+ */
+CREATE FUNCTION moe.generate(prompt text, model text DEFAULT NULL,
+    max_tokens integer DEFAULT 128, temperature double precision DEFAULT 0,
+    seed bigint DEFAULT NULL, stop text[] DEFAULT NULL, options jsonb DEFAULT NULL)
+RETURNS text
+AS 'MODULE_PATHNAME', 'pg_moe_generate' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000;
+
+CREATE FUNCTION moe.generate(prompt integer[], model text DEFAULT NULL,
+    max_tokens integer DEFAULT 128, temperature double precision DEFAULT 0,
+    seed bigint DEFAULT NULL, stop text[] DEFAULT NULL, options jsonb DEFAULT NULL)
+RETURNS text
+AS 'MODULE_PATHNAME', 'pg_moe_generate_tokens' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000;
+
+-- All prompts run as one batch.
+CREATE FUNCTION moe.generate(prompts text[], model text DEFAULT NULL,
+    max_tokens integer DEFAULT 128, temperature double precision DEFAULT 0,
+    seed bigint DEFAULT NULL, stop text[] DEFAULT NULL, options jsonb DEFAULT NULL)
+RETURNS TABLE (ordinality bigint, result text)
+AS 'MODULE_PATHNAME', 'pg_moe_generate_batch' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 10000000 ROWS 10;
+
+/*
+ * Answers a message, or the last of several: '[{"role": "user", "content": "..."}]'.  The
+ * model's chat template makes a prompt of them, in which special tokens are recognised
+ * wherever they stand, also in the users' words.  Further keys: system (a system
+ * prompt), tools, enable_thinking, template (instead of the model's), variables (for
+ * the template).
+ */
+CREATE FUNCTION moe.chat(prompt text, model text DEFAULT NULL,
+    max_tokens integer DEFAULT 128, temperature double precision DEFAULT 0,
+    seed bigint DEFAULT NULL, stop text[] DEFAULT NULL, options jsonb DEFAULT NULL)
+RETURNS text
+AS 'MODULE_PATHNAME', 'pg_moe_chat' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000;
+
+CREATE FUNCTION moe.chat(messages json, model text DEFAULT NULL,
+    max_tokens integer DEFAULT 128, temperature double precision DEFAULT 0,
+    seed bigint DEFAULT NULL, stop text[] DEFAULT NULL, options jsonb DEFAULT NULL)
+RETURNS text
+AS 'MODULE_PATHNAME', 'pg_moe_chat_json' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000;
+
+CREATE FUNCTION moe.chat(messages jsonb, model text DEFAULT NULL,
+    max_tokens integer DEFAULT 128, temperature double precision DEFAULT 0,
+    seed bigint DEFAULT NULL, stop text[] DEFAULT NULL, options jsonb DEFAULT NULL)
+RETURNS text
+AS 'MODULE_PATHNAME', 'pg_moe_chat_jsonb' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000;
+
+/*
+ * The same with all there is to know: content, reasoning (null if there was none),
+ * tool_calls (null), usage (prompt_tokens, cached_tokens, completion_tokens,
+ * total_tokens) and finish_reason ("stop" or "length").
+ */
+CREATE FUNCTION moe.chat_full(prompt text, model text DEFAULT NULL,
+    max_tokens integer DEFAULT 128, temperature double precision DEFAULT 0,
+    seed bigint DEFAULT NULL, stop text[] DEFAULT NULL, options jsonb DEFAULT NULL)
+RETURNS jsonb
+AS 'MODULE_PATHNAME', 'pg_moe_chat_full' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000;
+
+CREATE FUNCTION moe.chat_full(messages json, model text DEFAULT NULL,
+    max_tokens integer DEFAULT 128, temperature double precision DEFAULT 0,
+    seed bigint DEFAULT NULL, stop text[] DEFAULT NULL, options jsonb DEFAULT NULL)
+RETURNS jsonb
+AS 'MODULE_PATHNAME', 'pg_moe_chat_full_json' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000;
+
+CREATE FUNCTION moe.chat_full(messages jsonb, model text DEFAULT NULL,
+    max_tokens integer DEFAULT 128, temperature double precision DEFAULT 0,
+    seed bigint DEFAULT NULL, stop text[] DEFAULT NULL, options jsonb DEFAULT NULL)
+RETURNS jsonb
+AS 'MODULE_PATHNAME', 'pg_moe_chat_full_jsonb' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000;
+
+/*
+ * A row per token.  In the select list, and through a cursor on that, each row is
+ * there before the next token is computed; in FROM the server collects all rows first.
+ * Further key: logprobs (true: fill that column).
+ */
+CREATE FUNCTION moe.generate_stream(prompt text, model text DEFAULT NULL,
+    max_tokens integer DEFAULT 128, temperature double precision DEFAULT 0,
+    seed bigint DEFAULT NULL, stop text[] DEFAULT NULL, options jsonb DEFAULT NULL)
+RETURNS TABLE (seq integer, token_id integer, piece text, logprob real)
+AS 'MODULE_PATHNAME', 'pg_moe_generate_stream' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000 ROWS 100;
+
+CREATE FUNCTION moe.generate_stream(prompt integer[], model text DEFAULT NULL,
+    max_tokens integer DEFAULT 128, temperature double precision DEFAULT 0,
+    seed bigint DEFAULT NULL, stop text[] DEFAULT NULL, options jsonb DEFAULT NULL)
+RETURNS TABLE (seq integer, token_id integer, piece text, logprob real)
+AS 'MODULE_PATHNAME', 'pg_moe_generate_stream_tokens' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000 ROWS 100;
+
+CREATE FUNCTION moe.chat_stream(prompt text, model text DEFAULT NULL,
+    max_tokens integer DEFAULT 128, temperature double precision DEFAULT 0,
+    seed bigint DEFAULT NULL, stop text[] DEFAULT NULL, options jsonb DEFAULT NULL)
+RETURNS TABLE (seq integer, token_id integer, piece text, logprob real)
+AS 'MODULE_PATHNAME', 'pg_moe_chat_stream' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000 ROWS 100;
+
+CREATE FUNCTION moe.chat_stream(messages json, model text DEFAULT NULL,
+    max_tokens integer DEFAULT 128, temperature double precision DEFAULT 0,
+    seed bigint DEFAULT NULL, stop text[] DEFAULT NULL, options jsonb DEFAULT NULL)
+RETURNS TABLE (seq integer, token_id integer, piece text, logprob real)
+AS 'MODULE_PATHNAME', 'pg_moe_chat_stream_json' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000 ROWS 100;
+
+CREATE FUNCTION moe.chat_stream(messages jsonb, model text DEFAULT NULL,
+    max_tokens integer DEFAULT 128, temperature double precision DEFAULT 0,
+    seed bigint DEFAULT NULL, stop text[] DEFAULT NULL, options jsonb DEFAULT NULL)
+RETURNS TABLE (seq integer, token_id integer, piece text, logprob real)
+AS 'MODULE_PATHNAME', 'pg_moe_chat_stream_jsonb' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000 ROWS 100;
+
+-- ----------
+-- Vectors
+-- ----------
+
+/*
+ * A text as a vector of length 1.  kind is 'passage' or 'query', for models that
+ * want different prefixes before them (options of load_model).  Keys: add_special
+ * and parse_special, as for generate().
+ */
+CREATE FUNCTION moe.embed(input text, model text DEFAULT NULL,
+    kind text DEFAULT 'passage', options jsonb DEFAULT NULL)
+RETURNS real[]
+AS 'MODULE_PATHNAME', 'pg_moe_embed' LANGUAGE C STABLE PARALLEL RESTRICTED COST 10000;
+
+CREATE FUNCTION moe.embed(input integer[], model text DEFAULT NULL,
+    kind text DEFAULT 'passage', options jsonb DEFAULT NULL)
+RETURNS real[]
+AS 'MODULE_PATHNAME', 'pg_moe_embed_tokens' LANGUAGE C STABLE PARALLEL RESTRICTED COST 10000;
+
+-- All texts run as one batch.
+CREATE FUNCTION moe.embed(inputs text[], model text DEFAULT NULL,
+    kind text DEFAULT 'passage', options jsonb DEFAULT NULL)
+RETURNS TABLE (ordinality bigint, result real[])
+AS 'MODULE_PATHNAME', 'pg_moe_embed_batch' LANGUAGE C STABLE PARALLEL RESTRICTED COST 100000 ROWS 10;
+
+/*
+ * The same by the model's digest, as moe.models shows it, so that the answer can never
+ * change: for generated columns, expression indexes and replicas.
+ */
+CREATE FUNCTION moe.embed_pinned(input text, digest text, kind text DEFAULT 'passage')
+RETURNS real[]
+AS 'MODULE_PATHNAME', 'pg_moe_embed_pinned' LANGUAGE C IMMUTABLE PARALLEL RESTRICTED COST 10000;
+
+/*
+ * The same as any type that real[] can be cast to: moe.embed_as('...', NULL::vector).
+ * Only the type of the second argument counts.
+ */
+CREATE FUNCTION moe.embed_as(input text, type anyelement, model text DEFAULT NULL,
+    kind text DEFAULT 'passage', options jsonb DEFAULT NULL)
+RETURNS anyelement
+AS 'MODULE_PATHNAME', 'pg_moe_embed_as' LANGUAGE C STABLE PARALLEL RESTRICTED COST 10000;
+
+-- ----------
+-- Likelihoods
+-- ----------
+
+-- The k likeliest next tokens.
+CREATE FUNCTION moe.next_tokens(prompt text, model text DEFAULT NULL, k integer DEFAULT 10)
+RETURNS TABLE (rank integer, token_id integer, piece text, logprob real)
+AS 'MODULE_PATHNAME', 'pg_moe_next_tokens' LANGUAGE C STABLE PARALLEL RESTRICTED COST 10000 ROWS 10;
+
+CREATE FUNCTION moe.next_tokens(prompt integer[], model text DEFAULT NULL, k integer DEFAULT 10)
+RETURNS TABLE (rank integer, token_id integer, piece text, logprob real)
+AS 'MODULE_PATHNAME', 'pg_moe_next_tokens_tokens' LANGUAGE C STABLE PARALLEL RESTRICTED COST 10000 ROWS 10;
+
+-- How likely the tokens of a completion are, and their ranks (1: the likeliest).
+CREATE FUNCTION moe.score(prompt text, completion text, model text DEFAULT NULL)
+RETURNS TABLE ("position" integer, token_id integer, piece text, logprob real, rank integer)
+AS 'MODULE_PATHNAME', 'pg_moe_score' LANGUAGE C STABLE PARALLEL RESTRICTED COST 10000 ROWS 10;
+
+CREATE FUNCTION moe.score(tokens integer[], model text DEFAULT NULL)
+RETURNS TABLE ("position" integer, token_id integer, piece text, logprob real, rank integer)
+AS 'MODULE_PATHNAME', 'pg_moe_score_tokens' LANGUAGE C STABLE PARALLEL RESTRICTED COST 10000 ROWS 10;
+
+-- ----------
+-- Tokens
+-- ----------
+
+CREATE FUNCTION moe.tokenize(input text, model text DEFAULT NULL,
+    add_special boolean DEFAULT false, parse_special boolean DEFAULT false)
+RETURNS integer[]
+AS 'MODULE_PATHNAME', 'pg_moe_tokenize' LANGUAGE C STABLE PARALLEL RESTRICTED COST 100;
+
+CREATE FUNCTION moe.detokenize(tokens integer[], model text DEFAULT NULL)
+RETURNS text
+AS 'MODULE_PATHNAME', 'pg_moe_detokenize' LANGUAGE C STABLE PARALLEL RESTRICTED COST 100;
+
+CREATE FUNCTION moe.count_tokens(input text, model text DEFAULT NULL)
+RETURNS integer
+AS 'MODULE_PATHNAME', 'pg_moe_count_tokens' LANGUAGE C STABLE PARALLEL RESTRICTED COST 100;
+
+/*
+ * The prompt that chat() makes of messages.  Keys: tools, enable_thinking, template,
+ * variables, add_generation_prompt (true).
+ */
+CREATE FUNCTION moe.apply_chat_template(messages json, model text DEFAULT NULL,
+    options json DEFAULT NULL)
+RETURNS text
+AS 'MODULE_PATHNAME', 'pg_moe_apply_chat_template_json' LANGUAGE C STABLE PARALLEL RESTRICTED COST 100;
+
+CREATE FUNCTION moe.apply_chat_template(messages jsonb, model text DEFAULT NULL,
+    options jsonb DEFAULT NULL)
+RETURNS text
+AS 'MODULE_PATHNAME', 'pg_moe_apply_chat_template_jsonb' LANGUAGE C STABLE PARALLEL RESTRICTED COST 100;
+
+-- The form that a plain literal resolves to; it is JSON as well.
+CREATE FUNCTION moe.apply_chat_template(messages text, model text DEFAULT NULL,
+    options json DEFAULT NULL)
+RETURNS text
+AS 'MODULE_PATHNAME', 'pg_moe_apply_chat_template_json' LANGUAGE C STABLE PARALLEL RESTRICTED COST 100;
+
+-- ----------
+-- The engine
+-- ----------
+
+CREATE FUNCTION moe.get_status(
+    OUT host text, OUT device text, OUT isa text, OUT threads integer,
+    OUT reproducible boolean, OUT open_models integer,
+    OUT shared_weight_blocks integer, OUT shared_weight_bytes bigint,
+    OUT private_weight_bytes bigint,
+    OUT schedulers bigint, OUT sequences bigint,
+    OUT kv_pages_used bigint, OUT kv_pages_total bigint,
+    OUT prompt_tokens bigint, OUT cached_tokens bigint, OUT generated_tokens bigint)
+RETURNS record
+AS 'MODULE_PATHNAME', 'pg_moe_status' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+
+/*
+ * This session's engine, and the memory that all sessions share.  While no cursor
+ * holds a stream, schedulers, sequences and kv_pages_used are 0.
+ */
+CREATE VIEW moe.status AS
+SELECT * FROM moe.get_status();
+GRANT SELECT ON moe.status TO PUBLIC;
+
+GRANT USAGE ON SCHEMA moe TO PUBLIC;
