@@ -74,7 +74,7 @@ $(UNIT_COMMON): $(BUILD)/%.o: %.c
 
 $(UNIT_TESTS) $(BENCHES): $(BUILD)/%: %.c $(BUILD)/libmoe.a
 	@mkdir -p $(@D)
-	$(CC) $(ENGINE_CFLAGS) -MMD -MP $< $(filter %.o,$^) $(BUILD)/libmoe.a -o $@ $(ENGINE_LIBS) \
+	$(CC) $(ENGINE_CFLAGS) -Ikernels -MMD -MP $< $(filter %.o,$^) $(BUILD)/libmoe.a -o $@ $(ENGINE_LIBS) \
 		$(if $(filter test/unit/%,$<),-lcmocka)
 $(UNIT_TESTS): $(UNIT_COMMON)
 -include $(addsuffix .d,$(UNIT_TESTS) $(BENCHES)) $(UNIT_COMMON:.o=.d)

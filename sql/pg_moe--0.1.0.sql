@@ -50,7 +50,7 @@ INSERT INTO moe.model_catalog VALUES
     ('pocket', '$sharedir/pg_moe/pocket-q8_0.gguf',
      'c8f2456ce38e15dcb27b8ecc15e2bed1d79b766a32ceb46bdcb2c71ebc2158df',
      'c8f2456ce38e15dcb27b8ecc15e2bed1d79b766a32ceb46bdcb2c71ebc2158df',
-     '', 'deepseek_v3', 'Q8_0', 11836160, 5000000, 1024, NULL, true);
+     '', 'deepseek_v3', 'Q8_0', 11827624, 5929384, 1024, NULL, true);
 
 /*
  * Registers a GGUF file (the first of a split set) or a Hugging Face folder on the
@@ -174,7 +174,7 @@ AS 'MODULE_PATHNAME', 'pg_moe_chat_full_jsonb' LANGUAGE C VOLATILE PARALLEL REST
 /*
  * A row per token.  In the select list, and through a cursor on that, each row is
  * there before the next token is computed; in FROM the server collects all rows first.
- * Further key: logprobs (true: fill that column).
+ * A chat's pieces include its reasoning.  Further key: logprobs (true: fill that column).
  */
 CREATE FUNCTION moe.generate_stream(prompt text, model text DEFAULT NULL,
     max_tokens integer DEFAULT 128, temperature double precision DEFAULT 0,

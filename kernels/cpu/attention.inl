@@ -81,17 +81,24 @@ static void widen_keys(const attn_call *call, int n_slabs, float *wide)
 static void panel_from_keys(const attn_call *call, int n_slabs, int g, float *panel)
 {
     const moe_attn_block *kv = call->kv;
+    const int64_t step = 16 * call->element;
     int n_rows = kv->d_v - 16 * g < 16 ? kv->d_v - 16 * g : 16;
 
     for (int s = 0; s < n_slabs; s++) {
         const char *src = (const char *)kv->k_pages[s / SLABS_PER_PAGE];
         v16 row[16];
 
-        src += ((int64_t)(s % SLABS_PER_PAGE) * kv->d_k + 16 * g) * 16 * call->element;
-        for (int i = 0; i < 16; i++)
-            row[i] = i < n_rows ? tile_load(src + i * 16 * call->element, call->stored)
-                                : v16_zero();
+        src += ((int64_t)(s % SLABS_PER_PAGE) * kv->d_k + 16 * g) * step;
+        if (n_rows == 16) {
+#pragma GCC unroll 16
+            for (int i = 0; i < 16; i++)
+                row[i] = tile_load(src + i * step, call->stored);
+        } else {
+            for (int i = 0; i < 16; i++)
+                row[i] = i < n_rows ? tile_load(src + i * step, call->stored) : v16_zero();
+        }
         v16_transpose(row);
+#pragma GCC unroll 16
         for (int i = 0; i < 16; i++)
             v16_store(panel + (s * 16 + i) * 16, row[i]);
     }

@@ -50,26 +50,36 @@ static void read_scales_and_minima(const uint8_t *src, int8_t sc[8], uint8_t mn[
 }
 
 /* Q4_K, and the low four bits of Q5_K: 32 bytes hold 64 columns, 0-31 in the low halves. */
-static void read_nibbles_of_super(const uint8_t *src, uint8_t *q)
+static void read_nibbles_of_super(const uint8_t *restrict src, uint8_t *restrict q)
 {
-    for (int i = 0; i < MOE_QUANT_SUPER / 2; i++) {
-        int column = i / 32 * 64 + i % 32;
-
-        q[column] = src[i] & 15;
-        q[column + 32] = src[i] >> 4;
+    for (int c = 0; c < 4; c++) {
+        for (int i = 0; i < 32; i++) {
+            q[64 * c + i] = src[32 * c + i] & 15;
+            q[64 * c + 32 + i] = src[32 * c + i] >> 4;
+        }
     }
+}
+
+/* The fifth bits of Q5_K: bit j of byte i belongs to column 32 * j + i. */
+static void read_fifth_bits_of_super(const uint8_t *restrict src, uint8_t *restrict q)
+{
+    for (int j = 0; j < 8; j++)
+        for (int i = 0; i < 32; i++)
+            q[32 * j + i] |= (uint8_t)((src[i] >> j & 1) << 4);
 }
 
 /* Q6_K: per 128 columns 64 bytes with low halves (columns 0-63, then 64-127 in the high halves)
  * and 32 bytes with pairs of bits for columns c, c + 32, c + 64, c + 96. */
-static void read_codes_q6_k(const uint8_t *low, const uint8_t *high, uint8_t *q)
+static void read_codes_q6_k(const uint8_t *restrict low, const uint8_t *restrict high,
+                            uint8_t *restrict q)
 {
-    for (int i = 0; i < MOE_QUANT_SUPER; i++) {
-        int half = i / 128, c = i % 128;
-        int four = low[64 * half + c % 64] >> (c / 64 * 4) & 15;
-        int two = high[32 * half + c % 32] >> (c / 32 * 2) & 3;
-
-        q[i] = (uint8_t)(four | two << 4);
+    for (int half = 0; half < 2; half++, low += 64, high += 32, q += 128) {
+        for (int i = 0; i < 32; i++) {
+            q[i] = (uint8_t)((low[i] & 15) | (high[i] & 3) << 4);
+            q[i + 32] = (uint8_t)((low[i + 32] & 15) | (high[i] >> 2 & 3) << 4);
+            q[i + 64] = (uint8_t)(low[i] >> 4 | (high[i] >> 4 & 3) << 4);
+            q[i + 96] = (uint8_t)(low[i + 32] >> 4 | high[i] >> 6 << 4);
+        }
     }
 }
 
@@ -112,8 +122,7 @@ void moe_quant_read_stored(moe_type type, const uint8_t *src, moe_quant_block *b
         block->m = read_u16(src + 2);
         read_scales_and_minima(src + 4, block->sc, block->mn);
         read_nibbles_of_super(src + 48, block->q);
-        for (int i = 0; i < MOE_QUANT_SUPER; i++)
-            block->q[i] |= (uint8_t)((src[16 + i % 32] >> (i / 32) & 1) << 4);
+        read_fifth_bits_of_super(src + 16, block->q);
         break;
     case MOE_TYPE_Q6_K:
         read_codes_q6_k(src, src + 128, block->q);

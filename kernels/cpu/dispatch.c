@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "attention.h"
-#include "float.h"
+#include "float_matmul.h"
 #include "quant.h"
 #include "vector.h"
 

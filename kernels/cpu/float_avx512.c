@@ -1,7 +1,7 @@
 /*
  * Products with F32, F16 and BF16 weights (AVX-512); the code is float_matmul.inl.
  */
-#include "float.h"
+#include "float_matmul.h"
 
 #include "v16_avx512.h"
 

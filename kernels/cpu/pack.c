@@ -54,80 +54,78 @@ size_t moe_packed_bytes(moe_type type, int64_t n_rows, int64_t n_cols)
            moe_packed_group_bytes(type, n_cols);
 }
 
-/* Four bytes of six bits each in four lanes' dwords: w[0-2] take the low six bits of p[0-2], w[3]
- * what is above, lowest pair first.  p[i] is one byte `MOE_QUANT_VECTOR` apart from the next. */
-static void put_six_bits(uint8_t *p, const uint8_t w[4])
+/* The words below are four bytes of one lane: four columns, or four scales.  A vector of a group
+ * has the words of its 16 lanes side by side: a lane's next word is MOE_QUANT_VECTOR bytes on. */
+static uint32_t get_word(const uint8_t *p, int v)
 {
-    for (int i = 0; i < 3; i++)
-        p[i * MOE_QUANT_VECTOR] = (uint8_t)(w[i] | (w[3] >> 2 * i & 3) << 6);
+    uint32_t word;
+
+    memcpy(&word, p + v * MOE_QUANT_VECTOR, sizeof word);
+    return word;
 }
 
-static void get_six_bits(const uint8_t *p, uint8_t w[4])
+static void put_word(uint8_t *p, int v, uint32_t word)
+{
+    memcpy(p + v * MOE_QUANT_VECTOR, &word, sizeof word);
+}
+
+/* Four words of six bits a byte in three: the fourth is in the top pairs, lowest pair first. */
+static void put_six_bits(uint8_t *p, const uint32_t w[4])
+{
+    for (int v = 0; v < 3; v++)
+        put_word(p, v, w[v] | (w[3] >> 2 * v & 0x03030303) << 6);
+}
+
+static void get_six_bits(const uint8_t *p, uint32_t w[4])
 {
     w[3] = 0;
-    for (int i = 0; i < 3; i++) {
-        w[i] = p[i * MOE_QUANT_VECTOR] & 63;
-        w[3] |= (uint8_t)((p[i * MOE_QUANT_VECTOR] >> 6) << 2 * i);
+    for (int v = 0; v < 3; v++) {
+        w[v] = get_word(p, v) & 0x3f3f3f3f;
+        w[3] |= (get_word(p, v) >> 6 & 0x03030303) << 2 * v;
     }
 }
 
-/* One row's 32 codes into a unit; p points to byte 4 * lane of the unit. */
+/* One row's 32 codes into a unit; p points to the row's first word. */
 static void put_unit(int bits, const uint8_t q[32], uint8_t *p)
 {
-    for (int i = 0; i < 4; i++) {
-        switch (bits) {
-        case 8:
-            for (int v = 0; v < 8; v++)
-                p[v * MOE_QUANT_VECTOR + i] = q[4 * v + i];
-            break;
-        case 6:
-            for (int half = 0; half < 2; half++) {
-                const uint8_t *h = q + 16 * half + i;
-                uint8_t w[4] = {h[0], h[4], h[8], h[12]};
+    uint32_t w[8], fifth = 0;
 
-                put_six_bits(p + 3 * half * MOE_QUANT_VECTOR + i, w);
-            }
-            break;
-        default:
-            for (int v = 0; v < 4; v++)
-                p[v * MOE_QUANT_VECTOR + i] =
-                    (uint8_t)((q[4 * v + i] & 15) | (q[4 * v + 16 + i] & 15) << 4);
-            if (bits == 5) {
-                uint8_t fifth = 0;
-
-                for (int v = 0; v < 8; v++)
-                    fifth |= (uint8_t)((q[4 * v + i] >> 4) << v);
-                p[4 * MOE_QUANT_VECTOR + i] = fifth;
-            }
-        }
+    memcpy(w, q, sizeof w);
+    if (bits == 8) {
+        for (int v = 0; v < 8; v++)
+            put_word(p, v, w[v]);
+    } else if (bits == 6) {
+        put_six_bits(p, w);
+        put_six_bits(p + 3 * MOE_QUANT_VECTOR, w + 4);
+    } else {
+        for (int v = 0; v < 4; v++)
+            put_word(p, v, (w[v] & 0x0f0f0f0f) | (w[v + 4] & 0x0f0f0f0f) << 4);
+    }
+    if (bits == 5) {
+        for (int v = 0; v < 8; v++)
+            fifth |= (w[v] >> 4 & 0x01010101) << v;
+        put_word(p, 4, fifth);
     }
 }
 
 static void get_unit(int bits, const uint8_t *p, uint8_t q[32])
 {
-    for (int i = 0; i < 4; i++) {
-        switch (bits) {
-        case 8:
-            for (int v = 0; v < 8; v++)
-                q[4 * v + i] = p[v * MOE_QUANT_VECTOR + i];
-            break;
-        case 6:
-            for (int half = 0; half < 2; half++) {
-                uint8_t w[4];
+    uint32_t w[8];
 
-                get_six_bits(p + 3 * half * MOE_QUANT_VECTOR + i, w);
-                for (int v = 0; v < 4; v++)
-                    q[16 * half + 4 * v + i] = w[v];
-            }
-            break;
-        default:
-            for (int v = 0; v < 8; v++) {
-                q[4 * v + i] = p[v % 4 * MOE_QUANT_VECTOR + i] >> (v / 4 * 4) & 15;
-                if (bits == 5)
-                    q[4 * v + i] |= (uint8_t)((p[4 * MOE_QUANT_VECTOR + i] >> v & 1) << 4);
-            }
-        }
+    if (bits == 8) {
+        for (int v = 0; v < 8; v++)
+            w[v] = get_word(p, v);
+    } else if (bits == 6) {
+        get_six_bits(p, w);
+        get_six_bits(p + 3 * MOE_QUANT_VECTOR, w + 4);
+    } else {
+        for (int v = 0; v < 8; v++)
+            w[v] = get_word(p, v % 4) >> (v / 4 * 4) & 0x0f0f0f0f;
     }
+    if (bits == 5)
+        for (int v = 0; v < 8; v++)
+            w[v] |= (get_word(p, 4) >> v & 0x01010101) << 4;
+    memcpy(q, w, sizeof w);
 }
 
 /* One opened block into lane `lane` of block b of a group. */
@@ -137,20 +135,19 @@ static void write_packed(moe_type type, const moe_quant_block *block, int lane, 
     moe_quant_form form = moe_quant_form_of(type);
     uint8_t *head = group + moe_quant_head(form, b);
     uint8_t *p = group + moe_quant_body(form, b) + 4 * lane;
+    uint32_t w[4];
 
     memcpy(head + 2 * lane, &block->d, 2);
     if (form.has_min)
         memcpy(head + 32 + 2 * lane, &block->m, 2);
     if (type == MOE_TYPE_Q6_K) {
-        for (int j = 0; j < 16; j++)
-            p[j / 4 * MOE_QUANT_VECTOR + j % 4] = (uint8_t)block->sc[j];
+        memcpy(w, block->sc, 16);
+        for (int v = 0; v < 4; v++)
+            put_word(p, v, w[v]);
     } else if (form.columns == MOE_QUANT_SUPER) {
-        for (int i = 0; i < 4; i++) {
-            uint8_t w[4] = {(uint8_t)block->sc[i], (uint8_t)block->sc[i + 4], block->mn[i],
-                            block->mn[i + 4]};
-
-            put_six_bits(p + i, w);
-        }
+        memcpy(w, block->sc, 8);
+        memcpy(w + 2, block->mn, 8);
+        put_six_bits(p, w);
     }
     p += moe_quant_scale_bytes(form);
     for (int u = 0; u < form.columns / MOE_QUANT_UNIT; u++)
@@ -164,28 +161,34 @@ void moe_quant_read_packed(moe_type type, const uint8_t *group, int lane, int64_
     moe_quant_form form = moe_quant_form_of(type);
     const uint8_t *head = group + moe_quant_head(form, b);
     const uint8_t *p = group + moe_quant_body(form, b) + 4 * lane;
+    uint32_t w[4];
 
     memcpy(&block->d, head + 2 * lane, 2);
     if (form.has_min)
         memcpy(&block->m, head + 32 + 2 * lane, 2);
     if (type == MOE_TYPE_Q6_K) {
-        for (int j = 0; j < 16; j++)
-            block->sc[j] = (int8_t)p[j / 4 * MOE_QUANT_VECTOR + j % 4];
+        for (int v = 0; v < 4; v++)
+            w[v] = get_word(p, v);
+        memcpy(block->sc, w, 16);
     } else if (form.columns == MOE_QUANT_SUPER) {
-        for (int i = 0; i < 4; i++) {
-            uint8_t w[4];
-
-            get_six_bits(p + i, w);
-            block->sc[i] = (int8_t)w[0];
-            block->sc[i + 4] = (int8_t)w[1];
-            block->mn[i] = w[2];
-            block->mn[i + 4] = w[3];
-        }
+        get_six_bits(p, w);
+        memcpy(block->sc, w, 8);
+        memcpy(block->mn, w + 2, 8);
     }
     p += moe_quant_scale_bytes(form);
     for (int u = 0; u < form.columns / MOE_QUANT_UNIT; u++)
         get_unit(form.bits, p + (size_t)u * moe_quant_unit_bytes(form),
                  block->q + MOE_QUANT_UNIT * u);
+}
+
+/* Inlined, so that the copies are of a constant size. */
+static inline void pack_elements(const size_t size, const void *const rows[], int n_rows,
+                                 int64_t n_cols, uint8_t *out)
+{
+    for (int64_t k = 0; k < n_cols; k++)
+        for (int64_t lane = 0; lane < n_rows; lane++)
+            memcpy(out + (size_t)(k * MOE_GROUP_ROWS + lane) * size,
+                   (const uint8_t *)rows[lane] + (size_t)k * size, size);
 }
 
 void moe_pack_group(moe_type type, const void *const rows[], int n_rows, int64_t n_cols, void *dst)
@@ -196,16 +199,16 @@ void moe_pack_group(moe_type type, const void *const rows[], int n_rows, int64_t
     moe_quant_block block;
 
     memset(dst, 0, moe_packed_group_bytes(type, n_cols));
-    for (int lane = 0; lane < n_rows; lane++) {
-        const uint8_t *row = rows[lane];
-
-        if (form.columns == 0) {
-            for (size_t k = 0; k < (size_t)n_cols; k++)
-                memcpy(out + (k * MOE_GROUP_ROWS + (size_t)lane) * size, row + k * size, size);
-            continue;
-        }
-        for (int64_t b = 0; b < n_cols / form.columns; b++) {
-            moe_quant_read_stored(type, row + b * form.bytes, &block);
+    if (form.columns == 0) {
+        if (size == 4)
+            pack_elements(4, rows, n_rows, n_cols, out);
+        else if (size == 2)
+            pack_elements(2, rows, n_rows, n_cols, out);
+        return;
+    }
+    for (int64_t b = 0; b < n_cols / form.columns; b++) {
+        for (int lane = 0; lane < n_rows; lane++) {
+            moe_quant_read_stored(type, (const uint8_t *)rows[lane] + b * form.bytes, &block);
             write_packed(type, &block, lane, b, out);
         }
     }
@@ -216,8 +219,9 @@ void moe_unpack_row(const moe_matrix *w, int64_t row, float *dst)
     moe_quant_form form = moe_quant_form_of(w->type);
     size_t size = (size_t)element_bytes(w->type);
     int lane = (int)(row % MOE_GROUP_ROWS);
-    const uint8_t *group = (const uint8_t *)w->packed + (size_t)(row / MOE_GROUP_ROWS) *
-                                                            moe_packed_group_bytes(w->type, w->n_cols);
+    const uint8_t *group =
+        (const uint8_t *)w->packed +
+        (size_t)(row / MOE_GROUP_ROWS) * moe_packed_group_bytes(w->type, w->n_cols);
     moe_quant_block block;
 
     if (form.columns == 0) {

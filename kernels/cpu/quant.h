@@ -37,17 +37,17 @@
 
 #include "kernels.h"
 
-#define MOE_QUANT_UNIT 32       /* columns per unit of codes */
-#define MOE_QUANT_VECTOR 64     /* bytes: 16 rows, four columns */
-#define MOE_QUANT_SUPER 256     /* columns per block of the types with sub-blocks */
+#define MOE_QUANT_UNIT 32   /* columns per unit of codes */
+#define MOE_QUANT_VECTOR 64 /* bytes: 16 rows, four columns */
+#define MOE_QUANT_SUPER 256 /* columns per block of the types with sub-blocks */
 
 /* What distinguishes a type. */
 typedef struct moe_quant_form {
-    int columns;   /* per block: 32 or 256; 0 for a type that is not one of these */
-    int bits;      /* per code: 4, 5, 6 or 8 */
-    int bias;      /* subtracted from a code */
-    bool has_min;  /* m, and mn where there are sub-blocks */
-    int bytes;     /* of a block in a file */
+    int columns;  /* per block: 32 or 256; 0 for a type that is not one of these */
+    int bits;     /* per code: 4, 5, 6 or 8 */
+    int bias;     /* subtracted from a code */
+    bool has_min; /* m, and mn where there are sub-blocks */
+    int bytes;    /* of a block in a file */
 } moe_quant_form;
 
 static inline moe_quant_form moe_quant_form_of(moe_type type)
@@ -116,13 +116,14 @@ static inline size_t moe_quant_body(moe_quant_form form, int64_t b)
 
 /* One block of one row, opened up. */
 typedef struct moe_quant_block {
-    uint16_t d, m;       /* f16; m only if the type has minima */
-    int8_t sc[16];       /* only types with sub-blocks: 8, or 16 for Q6_K */
-    uint8_t mn[8];       /* only Q4_K, Q5_K */
+    uint16_t d, m;              /* f16; m only if the type has minima */
+    int8_t sc[16];              /* only types with sub-blocks: 8, or 16 for Q6_K */
+    uint8_t mn[8];              /* only Q4_K, Q5_K */
     uint8_t q[MOE_QUANT_SUPER]; /* codes in column order */
 } moe_quant_block;
 
-/* Opens a block as stored in a file (dequantize.c) or block b of one lane of a packed group (pack.c). */
+/* Opens a block as stored in a file (dequantize.c) or block b of one lane of a packed group
+ * (pack.c). */
 void moe_quant_read_stored(moe_type type, const uint8_t *src, moe_quant_block *block);
 void moe_quant_read_packed(moe_type type, const uint8_t *group, int lane, int64_t b,
                            moe_quant_block *block);

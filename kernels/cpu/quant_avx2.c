@@ -35,8 +35,8 @@
 
 /* The scales of a chunk of half a group, ready for use. */
 typedef struct chunk_scales {
-    __m256 d[CHUNK_UNITS], m[CHUNK_UNITS]; /* per block of 32 columns; [0] for a super-block */
-    __m256i sc[16];   /* as int16, each twice: 8, or 16 for Q6_K */
+    __m256 d[CHUNK_UNITS], m[CHUNK_UNITS]; /* per block of 32 columns; super-blocks: d, -m in [0] */
+    __m256i sc[16];                        /* as int16, each twice: 8, or 16 for Q6_K */
     __m256i pairs[8]; /* as int16: mn[j] twice (Q4_K, Q5_K), sc[2j] and sc[2j+1] (Q6_K) */
 } chunk_scales;
 
@@ -77,7 +77,8 @@ INLINE void widen_six_bits(const uint8_t *p, __m256i w[4])
 {
     const __m256i low = _mm256_set1_epi8(63);
     __m256i a = load(p), b = load(p + 64), c = load(p + 128);
-    __m256i top = blend_bits(_mm256_set1_epi8(12), _mm256_srli_epi16(b, 4), _mm256_srli_epi16(c, 2));
+    __m256i top =
+        blend_bits(_mm256_set1_epi8(12), _mm256_srli_epi16(b, 4), _mm256_srli_epi16(c, 2));
 
     w[0] = _mm256_and_si256(a, low);
     w[1] = _mm256_and_si256(b, low);
@@ -120,13 +121,22 @@ INLINE void widen_unit(const int bits, const uint8_t *p, __m256i w[8])
 }
 
 /* Bytes i and k of every lane as two int16 with their signs. */
-INLINE __m256i bytes_of_lane(__m256i x, int i, int k)
+INLINE __m256i bytes_of_lane(__m256i x, const int i, const int k)
 {
-    const __m256i to_high = _mm256_setr_epi8(
-        -1, i, -1, k, -1, 4 + i, -1, 4 + k, -1, 8 + i, -1, 8 + k, -1, 12 + i, -1, 12 + k, -1, i, -1,
-        k, -1, 4 + i, -1, 4 + k, -1, 8 + i, -1, 8 + k, -1, 12 + i, -1, 12 + k);
+    const __m128i to_high = _mm_setr_epi8(-1, i, -1, k, -1, 4 + i, -1, 4 + k, -1, 8 + i, -1, 8 + k,
+                                          -1, 12 + i, -1, 12 + k);
 
-    return _mm256_srai_epi16(_mm256_shuffle_epi8(x, to_high), 8);
+    x = _mm256_shuffle_epi8(x, _mm256_broadcastsi128_si256(to_high));
+    return _mm256_srai_epi16(x, 8);
+}
+
+/* Byte i of every lane as two int16, without sign. */
+INLINE __m256i byte_of_lane_twice(__m256i x, const int i)
+{
+    const __m128i lane = _mm_setr_epi8(i, -1, i, -1, 4 + i, -1, 4 + i, -1, 8 + i, -1, 8 + i, -1,
+                                       12 + i, -1, 12 + i, -1);
+
+    return _mm256_shuffle_epi8(x, _mm256_broadcastsi128_si256(lane));
 }
 
 /* The scales of n_units units that start at block `block` of a group, for one half. */
@@ -143,6 +153,8 @@ INLINE void load_scales(const moe_type type, const uint8_t *group, int half, int
         s->d[b] = load_f16(head);
         if (form.has_min)
             s->m[b] = load_f16(head + 32);
+        if (form.has_min && form.columns == MOE_QUANT_SUPER)
+            s->m[b] = _mm256_xor_ps(s->m[b], _mm256_set1_ps(-0.0f));
     }
     if (type == MOE_TYPE_Q6_K) {
         UNROLL
@@ -157,8 +169,8 @@ INLINE void load_scales(const moe_type type, const uint8_t *group, int half, int
         widen_six_bits(p, w);
         UNROLL
         for (int j = 0; j < 8; j++) {
-            s->sc[j] = bytes_of_lane(w[j / 4], j % 4, j % 4);
-            s->pairs[j] = bytes_of_lane(w[2 + j / 4], j % 4, j % 4);
+            s->sc[j] = byte_of_lane_twice(w[j / 4], j % 4);
+            s->pairs[j] = byte_of_lane_twice(w[2 + j / 4], j % 4);
         }
     }
 }
@@ -243,13 +255,13 @@ INLINE void add_super_block(const moe_type type, const int n_tokens, const chunk
 
         UNROLL
         for (int j = 0; j < 8; j++)
-            sum = _mm256_add_epi32(
-                sum, _mm256_madd_epi16(s->pairs[j], broadcast4(a[t].sums + 2 * j)));
+            sum = _mm256_add_epi32(sum,
+                                   _mm256_madd_epi16(s->pairs[j], broadcast4(a[t].sums + 2 * j)));
         if (type == MOE_TYPE_Q6_K)
             exact = _mm256_sub_epi32(exact, _mm256_slli_epi32(sum, 5));
         acc[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(exact), _mm256_mul_ps(s->d[0], d_a), acc[t]);
         if (type != MOE_TYPE_Q6_K)
-            acc[t] = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(s->m[0], d_a), acc[t]);
+            acc[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(s->m[0], d_a), acc[t]);
     }
 }
 
@@ -274,11 +286,10 @@ INLINE void add_chunk(const moe_type type, const int n_tokens, const uint8_t *pa
         if (packed) {
             const uint8_t *p = unit_of(type, packed, block, u);
 
-            if (half == 0) {
-                UNROLL
-                for (size_t i = 0; i < moe_quant_unit_bytes(form); i += 64)
-                    _mm_prefetch((const char *)p + PREFETCH_BYTES + i, _MM_HINT_T0);
-            }
+            /* Every second line, so that both halves take part in the reading ahead. */
+            UNROLL
+            for (size_t i = 0; i < moe_quant_unit_bytes(form); i += 128)
+                _mm_prefetch((const char *)p + PREFETCH_BYTES + 64 * half + i, _MM_HINT_T0);
             widen_unit(form.bits, p + 32 * half, widened);
         }
         if (form.columns == 32) {
@@ -424,9 +435,9 @@ INLINE void batch(const moe_type type, const moe_matrix *w, int64_t group, const
     }
 }
 
-INLINE void matmul(const moe_type type, const moe_matrix *w, int64_t group_begin,
-                   int64_t group_end, const moe_activations *x, const int32_t *rows,
-                   int64_t n_tokens, float *y, int64_t ldy)
+INLINE void matmul(const moe_type type, const moe_matrix *w, int64_t group_begin, int64_t group_end,
+                   const moe_activations *x, const int32_t *rows, int64_t n_tokens, float *y,
+                   int64_t ldy)
 {
     int64_t token_rows[BATCH_TOKENS];
 
@@ -520,8 +531,8 @@ INLINE void quantize(const int n, const int span, const float *x, int8_t *q, flo
             __m256i v = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(p), inverse));
             __m256i w = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(p + 8), inverse));
             __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(v, w), 0xD8);
-            __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words),
-                                            _mm256_extracti128_si256(words, 1));
+            __m128i bytes =
+                _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
 
             _mm_storeu_si128((__m128i *)(q + i + k), bytes);
             sum = _mm256_add_epi32(sum, _mm256_add_epi32(v, w));

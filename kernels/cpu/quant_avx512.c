@@ -10,7 +10,7 @@
  *                registers;
  *   many tokens  (prefill) the codes and scales of up to 256 columns of two groups are widened
  *                into a tile on the stack, which stays in the first-level cache while all tokens
- *                of a batch pass over it, six at a time.
+ *                of a batch pass over it, up to six at a time.
  * Both add the same numbers in the same order: a result does not depend on the way.
  *
  * Functions that take a type, a number of tokens or of groups are inlined into callers that give
@@ -27,12 +27,14 @@
 #define CHUNK_UNITS (CHUNK_COLUMNS / MOE_QUANT_UNIT)
 #define BATCH_TOKENS 48 /* tokens that pass over a tile, a multiple of TILE_TOKENS */
 #define TILE_TOKENS 6   /* tokens whose sums are in registers together */
-#define FEW_TOKENS 4    /* up to so many tokens the codes are widened in registers */
+#define FEW_TOKENS 5    /* up to so many tokens the codes are widened in registers, */
+#define FEW_TILE 3      /* so many at a time */
 #define PREFETCH_BYTES 4096
 
 /* The scales of a chunk of a group, ready for use. */
 typedef struct chunk_scales {
-    __m512 d[CHUNK_UNITS], m[CHUNK_UNITS]; /* per block of 32 columns; [0] for a super-block */
+    int bias;
+    __m512 d[CHUNK_UNITS], m[CHUNK_UNITS]; /* per block of 32 columns; super-blocks: d, -m in [0] */
     __m512 sc_float[8];                    /* Q4_K */
     __m512i sc[16];                        /* Q5_K (8), Q6_K (16), as int32 */
     __m512i pairs[8]; /* as int16: mn[j] twice (Q4_K, Q5_K), sc[2j] and sc[2j+1] (Q6_K) */
@@ -75,7 +77,7 @@ INLINE void widen_six_bits(const uint8_t *p, __m512i w[4])
     w[0] = _mm512_and_si512(a, low);
     w[1] = _mm512_and_si512(b, low);
     w[2] = _mm512_and_si512(c, low);
-    /* Selects by mask, 0xCA: the bits of `second` from b, the others from c, then `first` from a. */
+    /* 0xCA selects by mask: the bits of `second` from b, else from c; those of `first` from a. */
     top = _mm512_ternarylogic_epi32(second, _mm512_srli_epi16(b, 4), _mm512_srli_epi16(c, 2), 0xCA);
     top = _mm512_ternarylogic_epi32(first, _mm512_srli_epi16(a, 6), top, 0xCA);
     w[3] = _mm512_and_si512(top, low);
@@ -116,9 +118,20 @@ INLINE void widen_unit(const int bits, const uint8_t *p, __m512i w[8])
 }
 
 /* Byte i of every lane as an int32, without sign. */
-INLINE __m512i byte_of_lane(__m512i x, int i)
+INLINE __m512i byte_of_lane(__m512i x, const int i)
 {
+    if (i == 3)
+        return _mm512_srli_epi32(x, 24);
     return _mm512_and_si512(_mm512_srli_epi32(x, 8 * i), _mm512_set1_epi32(255));
+}
+
+/* Byte i of every lane as two int16, without sign. */
+INLINE __m512i byte_of_lane_twice(__m512i x, const int i)
+{
+    const __m128i lane = _mm_setr_epi8(i, -1, i, -1, 4 + i, -1, 4 + i, -1, 8 + i, -1, 8 + i, -1,
+                                       12 + i, -1, 12 + i, -1);
+
+    return _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(lane));
 }
 
 /* The scales of n_units units that start at block `block` of a group. */
@@ -129,12 +142,15 @@ INLINE void load_scales(const moe_type type, const uint8_t *group, int64_t block
     const uint8_t *p = group + moe_quant_body(form, block);
     int n_blocks = form.columns == 32 ? n_units : 1;
 
+    s->bias = form.bias;
     for (int b = 0; b < n_blocks; b++) {
         const uint8_t *head = group + moe_quant_head(form, block + b);
 
         s->d[b] = load_f16(head);
         if (form.has_min)
             s->m[b] = load_f16(head + 32);
+        if (form.has_min && form.columns == MOE_QUANT_SUPER)
+            s->m[b] = _mm512_xor_ps(s->m[b], _mm512_set1_ps(-0.0f));
     }
     if (type == MOE_TYPE_Q6_K) {
         UNROLL
@@ -153,11 +169,9 @@ INLINE void load_scales(const moe_type type, const uint8_t *group, int64_t block
         widen_six_bits(p, w);
         UNROLL
         for (int j = 0; j < 8; j++) {
-            __m512i mn = byte_of_lane(w[2 + j / 4], j % 4);
-
             s->sc[j] = byte_of_lane(w[j / 4], j % 4);
             s->sc_float[j] = _mm512_cvtepi32_ps(s->sc[j]);
-            s->pairs[j] = _mm512_or_si512(mn, _mm512_slli_epi32(mn, 16));
+            s->pairs[j] = byte_of_lane_twice(w[2 + j / 4], j % 4);
         }
     }
 }
@@ -202,7 +216,7 @@ INLINE void add_block_32(const moe_type type, const int n_tokens, const int n_gr
     for (int t = 0; t < n_tokens; t++) {
         UNROLL
         for (int g = 0; g < n_groups; g++)
-            sum[t][g] = _mm512_set1_epi32(-form.bias * a[t].sums[u]);
+            sum[t][g] = _mm512_set1_epi32(-s[0]->bias * a[t].sums[u]);
     }
     dot(n_tokens, n_groups, 8, w, a, 32 * u, sum);
     UNROLL
@@ -254,12 +268,11 @@ INLINE void add_sub_blocks(const moe_type type, const int n_tokens, const int n_
             UNROLL
             for (int g = 0; g < n_groups; g++) {
                 if (type == MOE_TYPE_Q4_K)
-                    total->quarter[t][g] = _mm512_fmadd_ps(
-                        _mm512_cvtepi32_ps(sum[t][g]), s[g]->sc_float[u], total->quarter[t][g]);
+                    total->quarter[t][g] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t][g]),
+                                                           s[g]->sc_float[u], total->quarter[t][g]);
                 else
                     total->exact[t][g] = _mm512_add_epi32(
-                        total->exact[t][g],
-                        _mm512_mullo_epi32(sum[t][g], s[g]->sc[n_sub * u + j]));
+                        total->exact[t][g], _mm512_mullo_epi32(sum[t][g], s[g]->sc[n_sub * u + j]));
             }
         }
     }
@@ -313,8 +326,8 @@ INLINE void add_super_block(const moe_type type, const int n_tokens, const int n
             value = type == MOE_TYPE_Q4_K ? total->sum[t][g] : _mm512_cvtepi32_ps(exact);
             acc[t][g] = _mm512_fmadd_ps(value, _mm512_mul_ps(s[g]->d[0], d_a), acc[t][g]);
             if (type != MOE_TYPE_Q6_K)
-                acc[t][g] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(sum[t][g]),
-                                             _mm512_mul_ps(s[g]->m[0], d_a), acc[t][g]);
+                acc[t][g] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t][g]),
+                                            _mm512_mul_ps(s[g]->m[0], d_a), acc[t][g]);
         }
     }
 }
@@ -398,7 +411,7 @@ INLINE void store(const moe_matrix *w, int64_t group, __m512 acc, float *y)
     _mm512_mask_storeu_ps(y + group * MOE_GROUP_ROWS, lanes, acc);
 }
 
-/* n_tokens tokens from token t on with one group, straight from its packed form. */
+/* n_tokens <= FEW_TILE tokens from token t on with one group, straight from the packed form. */
 INLINE void few_tokens(const moe_type type, const int n_tokens, const moe_matrix *w, int64_t group,
                        const moe_activations *x, const int32_t *rows, int64_t t, float *y,
                        int64_t ldy)
@@ -407,7 +420,7 @@ INLINE void few_tokens(const moe_type type, const int n_tokens, const moe_matrix
     const uint8_t *packed =
         (const uint8_t *)w->packed + (size_t)group * moe_packed_group_bytes(type, w->n_cols);
     int64_t n_chunks = (w->n_cols + CHUNK_COLUMNS - 1) / CHUNK_COLUMNS;
-    __m512 acc[2][2];
+    __m512 acc[FEW_TILE][2];
     chunk_scales scales;
     const chunk_scales *const s[1] = {&scales};
 
@@ -416,7 +429,7 @@ INLINE void few_tokens(const moe_type type, const int n_tokens, const moe_matrix
         acc[i][0] = _mm512_setzero_ps();
     for (int64_t c = 0; c < n_chunks; c++) {
         int n_units = units_of(w, c);
-        token_row a[2];
+        token_row a[FEW_TILE];
 
         UNROLL
         for (int i = 0; i < n_tokens; i++)
@@ -442,6 +455,48 @@ INLINE void tile_tokens(const moe_type type, const int n_tokens, const __m512i *
     add_chunk(type, n_tokens, 2, NULL, 0, q, s, n_units, a, acc);
 }
 
+/* How many of n tokens to take together: six, but so that four and three use up the last ones. */
+INLINE int next_tile(int n)
+{
+    if (n == 6 || n == 9 || n == 10 || n > 11)
+        return 6;
+    return n >= 4 ? 4 : n == 3 ? 3 : 1;
+}
+
+/* All tokens of a batch with the tiles of two groups. */
+INLINE void pass(const moe_type type, const __m512i *const q[], const chunk_scales *const s[],
+                 int n_units, const moe_activations *x, const int64_t *token_rows, int n_tokens,
+                 int64_t chunk, __m512 acc[][2])
+{
+    for (int t = 0, n; t < n_tokens; t += n) {
+        n = next_tile(n_tokens - t);
+        if (n == 6)
+            tile_tokens(type, 6, q, s, n_units, x, token_rows + t, chunk, acc + t);
+        else if (n == 4)
+            tile_tokens(type, 4, q, s, n_units, x, token_rows + t, chunk, acc + t);
+        else if (n == 3)
+            tile_tokens(type, 3, q, s, n_units, x, token_rows + t, chunk, acc + t);
+        else
+            tile_tokens(type, 1, q, s, n_units, x, token_rows + t, chunk, acc + t);
+    }
+}
+
+/* Once widened, types that differ in the width of their codes or in the bias only are alike:
+ * Q4_0 and Q5_0 pass as Q8_0, and Q5_1 as Q4_1. */
+#define PASS(name, type)                                                                           \
+    static void name(const __m512i *const q[], const chunk_scales *const s[], int n_units,         \
+                     const moe_activations *x, const int64_t *token_rows, int n_tokens,            \
+                     int64_t chunk, __m512 acc[][2])                                               \
+    {                                                                                              \
+        pass(type, q, s, n_units, x, token_rows, n_tokens, chunk, acc);                            \
+    }
+PASS(pass_32, MOE_TYPE_Q8_0)
+PASS(pass_32_min, MOE_TYPE_Q4_1)
+PASS(pass_q4_k, MOE_TYPE_Q4_K)
+PASS(pass_q5_k, MOE_TYPE_Q5_K)
+PASS(pass_q6_k, MOE_TYPE_Q6_K)
+#undef PASS
+
 /* Up to BATCH_TOKENS tokens with groups group[0] and group[1] (which may be the same). */
 INLINE void batch(const moe_type type, const moe_matrix *w, const int64_t group[2],
                   const moe_activations *x, const int64_t *token_rows, int n_tokens, float *y,
@@ -461,7 +516,6 @@ INLINE void batch(const moe_type type, const moe_matrix *w, const int64_t group[
         acc[t][0] = acc[t][1] = _mm512_setzero_ps();
     for (int64_t c = 0; c < n_chunks; c++) {
         int n_units = units_of(w, c);
-        int t = 0;
 
         for (int g = 0; g < 2; g++) {
             const uint8_t *packed = (const uint8_t *)w->packed + (size_t)group[g] * group_bytes;
@@ -476,12 +530,19 @@ INLINE void batch(const moe_type type, const moe_matrix *w, const int64_t group[
                     codes[g][8 * u + v] = widened[v];
             }
         }
-        for (; t + TILE_TOKENS <= n_tokens; t += TILE_TOKENS)
-            tile_tokens(type, TILE_TOKENS, q, s, n_units, x, token_rows + t, c, acc + t);
-        for (; t + 2 <= n_tokens; t += 2)
-            tile_tokens(type, 2, q, s, n_units, x, token_rows + t, c, acc + t);
-        for (; t < n_tokens; t++)
-            tile_tokens(type, 1, q, s, n_units, x, token_rows + t, c, acc + t);
+        switch (type) {
+        case MOE_TYPE_Q4_K:
+            pass_q4_k(q, s, n_units, x, token_rows, n_tokens, c, acc);
+            break;
+        case MOE_TYPE_Q5_K:
+            pass_q5_k(q, s, n_units, x, token_rows, n_tokens, c, acc);
+            break;
+        case MOE_TYPE_Q6_K:
+            pass_q6_k(q, s, n_units, x, token_rows, n_tokens, c, acc);
+            break;
+        default:
+            (form.has_min ? pass_32_min : pass_32)(q, s, n_units, x, token_rows, n_tokens, c, acc);
+        }
     }
     for (int t = 0; t < n_tokens; t++) {
         store(w, group[0], acc[t][0], y + t * ldy);
@@ -489,20 +550,24 @@ INLINE void batch(const moe_type type, const moe_matrix *w, const int64_t group[
     }
 }
 
-INLINE void matmul(const moe_type type, const moe_matrix *w, int64_t group_begin,
-                   int64_t group_end, const moe_activations *x, const int32_t *rows,
-                   int64_t n_tokens, float *y, int64_t ldy)
+INLINE void matmul(const moe_type type, const moe_matrix *w, int64_t group_begin, int64_t group_end,
+                   const moe_activations *x, const int32_t *rows, int64_t n_tokens, float *y,
+                   int64_t ldy)
 {
     int64_t token_rows[BATCH_TOKENS];
 
     if (n_tokens <= FEW_TOKENS) {
         for (int64_t g = group_begin; g < group_end; g++) {
-            int64_t t = 0;
+            int64_t left = n_tokens;
 
-            for (; t + 2 <= n_tokens; t += 2)
-                few_tokens(type, 2, w, g, x, rows, t, y, ldy);
-            if (t < n_tokens)
-                few_tokens(type, 1, w, g, x, rows, t, y, ldy);
+            if (left == 3 || left == 5) {
+                few_tokens(type, 3, w, g, x, rows, n_tokens - left, y, ldy);
+                left -= 3;
+            }
+            for (; left >= 2; left -= 2)
+                few_tokens(type, 2, w, g, x, rows, n_tokens - left, y, ldy);
+            if (left == 1)
+                few_tokens(type, 1, w, g, x, rows, n_tokens - left, y, ldy);
         }
         return;
     }
@@ -525,7 +590,10 @@ void moe_matmul_quant_avx512(const moe_matrix *w, int64_t group_begin, int64_t g
 {
     (void)role; /* both roles have the same arithmetic */
     switch (w->type) {
-#define CASE(type)                                                                                     case type:                                                                                             matmul(type, w, group_begin, group_end, x, rows, n_tokens, y, ldy);                                break
+#define CASE(type)                                                                                 \
+    case type:                                                                                     \
+        matmul(type, w, group_begin, group_end, x, rows, n_tokens, y, ldy);                        \
+        break
         CASE(MOE_TYPE_Q8_0);
         CASE(MOE_TYPE_Q4_0);
         CASE(MOE_TYPE_Q4_1);
@@ -568,8 +636,7 @@ INLINE void quantize(const int n, const int span, const float *x, int8_t *q, flo
 
         UNROLL
         for (int k = 0; k < span; k += 16) {
-            __m512i v =
-                _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i + k), inverse));
+            __m512i v = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i + k), inverse));
 
             _mm_storeu_si128((__m128i *)(q + i + k), _mm512_cvtepi32_epi8(v));
             sum = _mm512_add_epi32(sum, v);

@@ -50,21 +50,32 @@ V16_FN v16 v16_gelu_tanh(v16 x)
     return v16_div(x, v16_one_plus_exp_neg(v16_mul(x, u)));
 }
 
-/* Exact GELU: x Phi(x).  The tail Phi(-|x|) = e^(-x^2/2) t P(t) with t = 1 / (1 + |x|/4); for
- * x >= 0 it is taken off x. */
+/* Exact GELU, x Phi(x).  For |x| < 1: Phi(x) = 1/2 + x Q(x^2).  Else by the tail Phi(-|x|) =
+ * e^(-x^2/2) t P(t), t = 1 / (1 + |x|/4), which for positive x is taken off 1. */
 V16_FN v16 v16_gelu_erf(v16 x)
 {
-    v16 a = v16_abs(x);
+    v16 a = v16_abs(x), square = v16_mul(x, x);
+
+    v16 q = v16_set1(-0x1.010b86p-17f);
+    q = v16_fma(q, square, v16_set1(0x1.dc102ap-14f));
+    q = v16_fma(q, square, v16_set1(-0x1.36fe32p-10f));
+    q = v16_fma(q, square, v16_set1(0x1.46ce58p-7f));
+    q = v16_fma(q, square, v16_set1(-0x1.105832p-4f));
+    q = v16_fma(q, square, v16_set1(0x1.988454p-2f));
+    v16 inner = v16_mul(x, v16_fma(x, q, v16_set1(0.5f)));
+
     v16 t = v16_div(v16_set1(1.0f), v16_fma(a, v16_set1(0.25f), v16_set1(1.0f)));
     v16 p = v16_set1(0x1.de29f6p-6f);
     p = v16_fma(p, t, v16_set1(-0x1.5b4032p-3f));
-    p = v16_fma(p, t, v16_set1(0x1.527d50p-2f));
+    p = v16_fma(p, t, v16_set1(0x1.527d5p-2f));
     p = v16_fma(p, t, v16_set1(-0x1.f5bdf4p-3f));
     p = v16_fma(p, t, v16_set1(0x1.d47218p-3f));
     p = v16_fma(p, t, v16_set1(0x1.5fc74ep-6f));
     p = v16_fma(p, t, v16_set1(0x1.b4f086p-4f));
     p = v16_fma(p, t, v16_set1(0x1.91d756p-4f));
     p = v16_fma(p, t, v16_set1(0x1.98debp-4f));
-    v16 tail = v16_mul(v16_mul(p, t), v16_exp(v16_mul(v16_mul(a, v16_set1(-0.5f)), a)));
-    return v16_if_less(x, v16_zero(), v16_mul(x, tail), v16_fnma(x, tail, x));
+    v16 tail = v16_mul(v16_mul(p, t), v16_exp(v16_mul(square, v16_set1(-0.5f))));
+    v16 outer = v16_if_less(x, v16_zero(), v16_mul(x, tail), v16_fnma(x, tail, x));
+
+    return v16_if_less(a, v16_set1(1.0f), inner, outer);
 }

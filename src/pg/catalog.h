@@ -37,6 +37,6 @@ extern void moe_model_remove(const char *name);
 extern bool moe_digest_in_use(const char *file_digest);
 extern Oid	moe_catalog_relid(void);
 extern char *moe_model_path(const MoeModelRow *row);
-extern void moe_throw_no_model(const char *name) pg_attribute_noreturn();
+_Noreturn extern void moe_throw_no_model(const char *name);
 
 #endif							/* MOE_CATALOG_H */

@@ -4,8 +4,8 @@
  *	  Texts between the database's encoding and the engine's UTF-8.
  *
  * A character that the database's encoding does not have raises the server's
- * usual error.  The zero byte, which a model may emit and a text can't hold,
- * becomes U+FFFD.
+ * usual error.  What a model may emit and a text can't hold, the zero byte and a
+ * token that is a part of a character, becomes U+FFFD.
  *
  *-------------------------------------------------------------------------
  */
@@ -48,27 +48,33 @@ moe_utf8_cstring(const char *s, size_t len)
 char *
 moe_server_cstring(const char *s, size_t len)
 {
-	const char *converted;
+	size_t		valid;
+	StringInfoData buf;
 
 	if (len == 0)
 		return pstrdup("");
-	if (memchr(s, '\0', len) != NULL)
+	valid = pg_encoding_verifymbstr(PG_UTF8, s, (int) len);
+	if (valid == len)
 	{
-		StringInfoData buf;
+		const char *converted = pg_any_to_server(s, len, PG_UTF8);
 
-		initStringInfo(&buf);
-		for (size_t i = 0; i < len; i++)
-		{
-			if (s[i] == '\0')
-				appendStringInfoString(&buf, "\xEF\xBF\xBD");
-			else
-				appendStringInfoCharMacro(&buf, s[i]);
-		}
-		s = buf.data;
-		len = buf.len;
+		return converted == s ? pnstrdup(s, len) : unconstify(char *, converted);
 	}
-	converted = pg_any_to_server(s, len, PG_UTF8);
-	return converted == s ? pnstrdup(s, len) : unconstify(char *, converted);
+
+	initStringInfo(&buf);
+	for (;;)
+	{
+		appendBinaryStringInfo(&buf, s, valid);
+		s += valid;
+		len -= valid;
+		if (len == 0)
+			break;
+		appendStringInfoString(&buf, "\xEF\xBF\xBD");
+		s++;
+		len--;
+		valid = pg_encoding_verifymbstr(PG_UTF8, s, (int) len);
+	}
+	return pg_any_to_server(buf.data, buf.len, PG_UTF8);
 }
 
 /*

@@ -10,7 +10,7 @@
 
 #include "../engine/moe.h"
 
-extern void moe_throw(const moe_error *err, const char *doing) pg_attribute_noreturn();
+_Noreturn extern void moe_throw(const moe_error *err, const char *doing);
 
 /* Raises the engine's error if a call did not end well */
 static inline void

@@ -100,7 +100,7 @@ moe_options_init(MoeOptions *options)
 	options->add_special = true;
 }
 
-static void pg_attribute_noreturn()
+_Noreturn static void
 throw_wrong_type(const OptionDef *def, const char *expected)
 {
 	ereport(ERROR,
@@ -108,7 +108,7 @@ throw_wrong_type(const OptionDef *def, const char *expected)
 			 errmsg("option \"%s\" must be %s", def->name, expected)));
 }
 
-static void pg_attribute_noreturn()
+_Noreturn static void
 throw_unknown(const char *name, int scope)
 {
 	MoeSuggestion suggestion;
@@ -145,7 +145,8 @@ number_value(const OptionDef *def, const JsonbValue *value)
 	if (!(number >= def->min && number <= def->max))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("option \"%s\" must be between %g and %g", def->name, def->min, def->max)));
+				 errmsg("option \"%s\" must be between %.10g and %.10g",
+						def->name, def->min, def->max)));
 	return number;
 }
 

@@ -37,6 +37,7 @@
 
 #include "compat.h"
 #include "guc.h"
+#include "host.h"
 #include "lib/ilist.h"
 #include "storage/condition_variable.h"
 #include "storage/dsm.h"
@@ -391,10 +392,10 @@ join_slot(Mapping *m, const char **why, moe_error *err)
 			LWLockRelease(&control->lock);
 			waiting = true;
 			HOLD_INTERRUPTS();
-			ConditionVariableTimedSleep(&control->changed, 1000, moe_wait_event_load());
+			ConditionVariableTimedSleep(&control->changed, 100, moe_wait_event_load());
 			RESUME_INTERRUPTS();
 			waiting = false;
-			if (moe_interrupt_ends_statement())
+			if (moe_cancel_by_interrupt.requested(NULL))
 			{
 				fail(err, MOE_ERR_CANCELLED, "cancelled");
 				break;
@@ -496,8 +497,11 @@ map_slot(Mapping *m, char **why)
 	return false;
 }
 
+/*
+ * store_acquire() but for errors that can't happen
+ */
 static moe_status
-store_acquire(void *ud, const char *key, size_t size, void **block, bool *fill, moe_error *err)
+acquire(const char *key, size_t size, void **block, bool *fill, moe_error *err)
 {
 	Mapping    *m;
 	const char *why = NULL;
@@ -543,6 +547,34 @@ store_acquire(void *ud, const char *key, size_t size, void **block, bool *fill, 
 	*block = m->address;
 	*fill = m->filling;
 	return MOE_OK;
+}
+
+static moe_status
+store_acquire(void *ud, const char *key, size_t size, void **block, bool *fill, moe_error *err)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	volatile moe_status status = MOE_ERR_MEMORY;
+
+	PG_TRY();
+	{
+		status = acquire(key, size, block, fill, err);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		/* The engine's callers hold no lock, so all that are held are ours */
+		LWLockReleaseAll();
+		ConditionVariableCancelSleep();
+		waiting = false;
+		MemoryContextSwitchTo(caller);
+		error = CopyErrorData();
+		FlushErrorState();
+		fail(err, MOE_ERR_MEMORY, error->message);
+		FreeErrorData(error);
+	}
+	PG_END_TRY();
+	return status;
 }
 
 static void

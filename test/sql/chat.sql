@@ -51,7 +51,7 @@ SELECT moe.chat(NULL) IS NULL AS text, moe.chat(NULL::json) IS NULL AS json,
        moe.chat(NULL::jsonb) IS NULL AS jsonb, moe.chat_full(NULL) IS NULL AS full_text,
        moe.chat_full(NULL::json) IS NULL AS full_json, moe.chat_full(NULL::jsonb) IS NULL AS full_jsonb;
 
--- what is no list of messages
+-- what is no list of messages, or an empty one
 SELECT moe.chat('{"role": "user"}'::jsonb);
 SELECT moe.chat('[]'::jsonb);
 SELECT moe.chat('[1]'::jsonb);

@@ -4,6 +4,8 @@ CREATE EXTENSION IF NOT EXISTS pg_moe;
 RESET client_min_messages;
 SELECT setting || '/pg_moe/pocket-q8_0.gguf' AS file FROM pg_config WHERE name = 'SHAREDIR' \gset
 
+SELECT moe.generate('VACUUM reclaims', max_tokens => 1) IS NOT NULL AS usable;
+SELECT shared_weight_blocks AS blocks FROM moe.status \gset
 SELECT moe.load_model('second', :'file');
 SELECT name, family, params, active, context, type, file = :'file' AS file,
        digest = (SELECT digest FROM moe.models WHERE name = 'pocket') AS same_digest, "default"
@@ -11,7 +13,7 @@ SELECT name, family, params, active, context, type, file = :'file' AS file,
 SELECT moe.generate('VACUUM reclaims', 'second', 8) = moe.generate('VACUUM reclaims', 'pocket', 8) AS same;
 SELECT resident FROM moe.models WHERE name = 'second';
 -- the same files, the same weights in memory
-SELECT shared_weight_blocks, open_models >= 2 AS open FROM moe.status;
+SELECT shared_weight_blocks = :blocks AS shared, open_models >= 2 AS open FROM moe.status;
 SET moe.default_model = 'second';
 SELECT name FROM moe.models WHERE "default";
 RESET moe.default_model;

@@ -18,6 +18,12 @@ SELECT count(*) FROM moe.generate_stream(moe.tokenize('VACUUM reclaims'), max_to
 SELECT count(*), count(logprob) AS logprobs
   FROM moe.generate_stream('VACUUM reclaims', max_tokens => 3, options => '{"logprobs": false}');
 
+-- also of a text full of odd characters, token by token
+SELECT bool_and(moe.generate('日本語 👩‍👩‍👧‍👦', max_tokens => 40, temperature => 5, seed => s)
+       = (SELECT string_agg(piece, '' ORDER BY seq)
+            FROM moe.generate_stream('日本語 👩‍👩‍👧‍👦', max_tokens => 40, temperature => 5, seed => s))) AS same
+  FROM generate_series(1, 5) s;
+
 -- no prompt, no rows
 SELECT * FROM moe.generate_stream(NULL);
 SELECT * FROM moe.chat_stream(NULL::jsonb);

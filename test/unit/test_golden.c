@@ -14,7 +14,8 @@ typedef struct fixture {
 static const fixture fixtures[] = {
     {"deepseek_v2_lite", false, true}, {"deepseek_v3", false, true}, {"llama", false, true},
     {"llama_tied", false, true},       {"qwen2", false, true},       {"qwen3", false, true},
-    {"qwen3_moe", false, true},        {"bert", true, true},         {"bert_cls", true, true},
+    {"qwen2_moe", false, true},        {"qwen3_moe", false, true},   {"mixtral", false, true},
+    {"bert", true, true},              {"bert_cls", true, true},
 };
 
 static void check_decoder(moe_model *model, const golden *g, const char *what)

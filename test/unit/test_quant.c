@@ -63,7 +63,7 @@ static void *allocate(size_t size)
     return p;
 }
 
-/* --- random data --------------------------------------------------------------------------------- */
+/* --- random data ----------------------------------------------------------- */
 
 typedef struct random_state {
     uint64_t s;
@@ -97,7 +97,8 @@ static void set_half(random_state *r, int kind, uint8_t *p)
     p[1] = (uint8_t)(half >> 8);
 }
 
-/* One stored row of a quantised type. extreme: blocks of one repeated byte and scales of all kinds. */
+/* One stored row of a quantised type.  extreme: blocks of one repeated byte, or of codes and
+ * scales next to their largest, and d and m of all kinds. */
 static void random_row(random_state *r, moe_type type, int64_t n_cols, bool extreme, uint8_t *row)
 {
     static const uint8_t patterns[] = {0x00, 0xff, 0x80, 0x7f, 0x0f, 0xf0};
@@ -106,10 +107,12 @@ static void random_row(random_state *r, moe_type type, int64_t n_cols, bool extr
     for (int64_t b = 0; b < n_cols / form.columns; b++) {
         uint8_t *p = row + b * form.bytes;
         int kind = extreme ? random_below(r, 5) : 0;
-        int pattern = extreme ? random_below(r, 12) : 12;
+        int pattern = extreme ? random_below(r, 14) : 14;
 
         for (int i = 0; i < form.bytes; i++)
-            p[i] = pattern < 6 ? patterns[pattern] : (uint8_t)(next_random(r) >> 8);
+            p[i] = pattern < 6    ? patterns[pattern]
+                   : pattern == 6 ? (uint8_t)(0xee | (next_random(r) >> 8 & 0x11))
+                                  : (uint8_t)(next_random(r) >> 8);
         set_half(r, kind, type == MOE_TYPE_Q6_K ? p + 208 : p);
         if (form.has_min)
             set_half(r, kind, p + 2);
@@ -144,15 +147,18 @@ static void random_activations(random_state *r, int64_t n_cols, int kind, float 
         case 7: /* ties of the rounding */
             v = i % 32 == 0 ? 127.0f : (float)random_below(r, 254) - 126.5f;
             break;
+        case 8: /* 126 or 127 */
+            v = i % 32 == 0 ? 127.0f : 126.0f + (float)random_below(r, 2);
+            break;
         default:
             break;
         }
         x[i] = v;
     }
 }
-#define N_ACTIVATION_KINDS 8
+#define N_ACTIVATION_KINDS 9
 
-/* --- a matrix, its rows and activations ------------------------------------------------------------ */
+/* --- a matrix, its rows and activations ------------------------------------ */
 
 typedef struct problem {
     moe_matrix w;
@@ -269,7 +275,7 @@ static float *product(matmul_fn matmul, const problem *p, const int32_t *rows, i
     return y;
 }
 
-/* --- values ---------------------------------------------------------------------------------------- */
+/* --- values ---------------------------------------------------------------- */
 
 static uint16_t half_of(float f)
 {
@@ -318,8 +324,8 @@ static void blocks_of_32_have_their_values(void **state)
             for (int i = 0; i < 32; i++) {
                 int q = five ? code[i] : code[i] & 15;
 
-                assert_true(values[i] == (min ? 0.5f * (float)q - 3.0f
-                                              : 0.5f * (float)(q - (five ? 16 : 8))));
+                assert_true(values[i] ==
+                            (min ? 0.5f * (float)q - 3.0f : 0.5f * (float)(q - (five ? 16 : 8))));
             }
         }
     }
@@ -440,9 +446,8 @@ static void values_match_the_reference(void **state)
             size_t size, value_bytes;
             const uint8_t *blocks = tensor_bytes(header, file, header_bytes, quant_types[i].name,
                                                  gauss ? "gauss_blocks" : "blocks", &size);
-            const uint8_t *expected =
-                tensor_bytes(header, file, header_bytes, quant_types[i].name,
-                             gauss ? "gauss_values" : "values", &value_bytes);
+            const uint8_t *expected = tensor_bytes(header, file, header_bytes, quant_types[i].name,
+                                                   gauss ? "gauss_values" : "values", &value_bytes);
             int64_t n_cols;
             float *values;
 
@@ -462,7 +467,7 @@ static void values_match_the_reference(void **state)
     free(file);
 }
 
-/* --- packing --------------------------------------------------------------------------------------- */
+/* --- packing --------------------------------------------------------------- */
 
 static void check_packing(moe_type type, random_state *r, int64_t n_rows, int64_t n_cols)
 {
@@ -544,7 +549,7 @@ static void forms_of_activations_follow_the_type(void **state)
     assert_int_equal(moe_act_form_of(MOE_TYPE_Q6_K), MOE_ACT_Q8_256);
 }
 
-/* --- activations ----------------------------------------------------------------------------------- */
+/* --- activations ----------------------------------------------------------- */
 
 static void activations_round_to_the_nearest_code(void **state)
 {
@@ -634,7 +639,7 @@ static void a_block_that_is_not_finite_makes_products_nan(void **state)
     }
 }
 
-/* --- products -------------------------------------------------------------------------------------- */
+/* --- products -------------------------------------------------------------- */
 
 static void products_are_close_to_those_of_the_values(void **state)
 {
@@ -814,8 +819,8 @@ static void a_token_is_computed_alike_in_any_company(void **state)
         int64_t n_tokens = 67, n_rows = 33;
         problem p;
 
-        problem_create(&p, &r, quant_types[i].type, n_rows,
-                       random_columns(&r, quant_types[i].type), n_tokens, true);
+        problem_create(&p, &r, quant_types[i].type, n_rows, random_columns(&r, quant_types[i].type),
+                       n_tokens, true);
         for (int s = 0; s < n_sets; s++) {
             float *all = product(sets[s].matmul, &p, NULL, n_tokens, NULL);
 

@@ -20,6 +20,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "unicode.h"
+
 /* Inside of a class.  The quirk is Oniguruma's: of the category No only those in Latin-1 are \w. */
 #define SPACE "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}" \
               "\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
@@ -260,26 +262,21 @@ static int interpret(const moe_expression *expression, pcre2_match_data *data, c
     return rc;
 }
 
-moe_status moe_expression_find(const moe_expression *expression, moe_match_work *work,
-                               const char *s, size_t len, size_t from, bool *found, size_t *start,
-                               size_t *end, moe_error *err)
+/* The first match that begins at `from` or later. */
+static moe_status find(const moe_expression *expression, moe_match_work *work, const char *s,
+                       size_t len, size_t from, moe_match *match, moe_error *err)
 {
-    if (work->data == NULL) {
-        work->data = pcre2_match_data_create(1, NULL);
-        if (work->data == NULL)
-            return moe_fail_memory(err, sizeof(PCRE2_SIZE) * 2);
-    }
     int rc = PCRE2_ERROR_JIT_STACKLIMIT;
     if (expression->jit)
         rc = pcre2_jit_match(expression->code, (PCRE2_SPTR)s, len, from, PCRE2_NO_UTF_CHECK,
                              work->data, NULL);
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT || rc == PCRE2_ERROR_MATCHLIMIT)
         rc = interpret(expression, work->data, s, len, from);
-    *found = rc >= 0;
+    match->found = rc >= 0;
     if (rc >= 0) {
         const PCRE2_SIZE *at = pcre2_get_ovector_pointer(work->data);
-        *start = at[0] < from ? from : at[0]; /* \K in a lookbehind could move it back */
-        *end = at[1] < *start ? *start : at[1];
+        match->start = at[0] < from ? from : at[0]; /* \K in a lookahead can set odd bounds */
+        match->end = at[1] < match->start ? match->start : at[1];
         return MOE_OK;
     }
     if (rc == PCRE2_ERROR_NOMATCH)
@@ -293,4 +290,26 @@ moe_status moe_expression_find(const moe_expression *expression, moe_match_work 
                         len);
     return moe_fail(err, MOE_ERR_INVALID, "the tokenizer's pattern failed on the text (PCRE2 %d)",
                     rc);
+}
+
+moe_status moe_expression_next(const moe_expression *expression, moe_match_work *work,
+                               const char *s, size_t len, moe_match *match, moe_error *err)
+{
+    if (work->data == NULL) {
+        work->data = pcre2_match_data_create(1, NULL);
+        if (work->data == NULL)
+            return moe_fail_memory(err, sizeof(PCRE2_SIZE) * 2);
+    }
+    size_t last_end = match->end, from = match->end;
+    moe_status status = find(expression, work, s, len, from, match, err);
+    if (status == MOE_OK && match->found && match->any && match->end == last_end) {
+        match->found = from < len;
+        if (match->found) {
+            for (from++; from < len && moe_utf8_is_continuation(s[from]);)
+                from++;
+            status = find(expression, work, s, len, from, match, err);
+        }
+    }
+    match->any = true;
+    return status;
 }

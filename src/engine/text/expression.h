@@ -27,10 +27,17 @@ moe_status moe_expression_create_literal(const char *text, size_t len, moe_expre
                                          moe_error *err);
 void moe_expression_free(moe_expression *expression);
 
-/* The first match in s[0..len), valid UTF-8, that begins at `from` or later, a character boundary.
- * *found = false: none.  MOE_ERR_INVALID if matching takes more work than a multiple of len. */
-moe_status moe_expression_find(const moe_expression *expression, moe_match_work *work,
-                               const char *s, size_t len, size_t from, bool *found, size_t *start,
-                               size_t *end, moe_error *err);
+/* One match of several in a text.  Start with all zero. */
+typedef struct moe_match {
+    bool found;
+    size_t start, end;
+    bool any; /* there was a match before */
+} moe_match;
+
+/* The next match after *match in s[0..len), valid UTF-8, if only an empty one then not where the last
+ * one ended.  match->found = false: none.  MOE_ERR_INVALID if matching takes more work than a
+ * multiple of len. */
+moe_status moe_expression_next(const moe_expression *expression, moe_match_work *work,
+                               const char *s, size_t len, moe_match *match, moe_error *err);
 
 #endif

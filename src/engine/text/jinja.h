@@ -195,13 +195,12 @@ struct jinja {
     int64_t now;
     uint64_t steps;
     int depth;
-    jinja_dict *names;    /* interned strings */
-    jinja_scope *globals; /* variables of the context over the global functions */
+    jinja_dict *names; /* interned strings */
     jinja_scope *root;
     jinja_value block_text; /* what the filters of a block work on */
-    moe_status status; /* MOE_OK until something fails */
-    bool plain;        /* the message is raised by the template: no line number in front */
-    int line;          /* where it failed, 0 if not known yet */
+    moe_status status;      /* MOE_OK until something fails */
+    bool plain;             /* the message is raised by the template: no line number in front */
+    int line;               /* where it failed, 0 if not known yet */
     char message[512];
 };
 
@@ -338,56 +337,5 @@ bool jinja_getitem(jinja *j, jinja_value obj, jinja_value key, jinja_value *out)
 /* environment.getitem along "a.b.0" or an integer; MISSING: the item itself. */
 bool jinja_getpath(jinja *j, jinja_value obj, jinja_value path, jinja_value fallback,
                    jinja_value *out);
-
-/* --- jinja_format.c: "%d" % x, "{:>4}".format(x)
- * ---------------------------------------------------- */
-
-bool jinja_format_percent(jinja *j, const jinja_string *format, jinja_value arg, jinja_value *out);
-bool jinja_format_braces(jinja *j, const jinja_string *format, const jinja_args *args,
-                         jinja_value *out);
-
-/* --- jinja_methods.c, jinja_filters.c, jinja_text_filters.c, jinja_tests.c, jinja_globals.c
- * -------- */
-
-const jinja_builtin *jinja_find_method(jinja_value obj, const jinja_string *name);
-const jinja_builtin *jinja_find_filter(const jinja_string *name);
-const jinja_builtin *jinja_find_text_filter(const jinja_string *name);
-const jinja_builtin *jinja_find_test(const jinja_string *name);
-const jinja_builtin *jinja_find_in(const jinja_builtin *table, size_t n, const jinja_string *name);
-bool jinja_string_method(jinja *j, jinja_value self, const char *name, const jinja_value *args,
-                         size_t n_args, jinja_value *out);
-extern const jinja_builtin jinja_globals[];
-extern const size_t jinja_n_globals;
-
-/* Sorts items[0..n) by keys[0..n): stable, reverse keeps the order of equals too. */
-bool jinja_sort(jinja *j, jinja_value *keys, jinja_value *items, size_t n, bool reverse);
-
-/* Sorts args into the slots of the builtin's params and calls it. */
-bool jinja_call_builtin(jinja *j, const jinja_builtin *builtin, jinja_value self,
-                        const jinja_args *args, jinja_value *out);
-
-/* --- jinja_unicode.c
- * -------------------------------------------------------------------------------- */
-
-size_t jinja_utf8_decode(const char *s, int32_t *cp); /* of valid UTF-8; bytes consumed */
-size_t jinja_utf8_encode(int32_t cp, char text[4]);
-bool jinja_utf8_valid(const char *s, size_t len);
-size_t jinja_utf8_count(const char *s, size_t len);
-/* Byte offset of code point `index` (<= n_chars). */
-size_t jinja_utf8_offset(const jinja_string *s, size_t index);
-bool jinja_is_space(int32_t cp);
-bool jinja_is_alpha(int32_t cp);
-bool jinja_is_decimal(int32_t cp);
-bool jinja_is_digit(int32_t cp);
-bool jinja_is_numeric(int32_t cp);
-bool jinja_is_upper(int32_t cp);
-bool jinja_is_lower(int32_t cp);
-bool jinja_is_title(int32_t cp);
-bool jinja_is_printable(int32_t cp);
-typedef enum jinja_case { JINJA_UPPER, JINJA_LOWER, JINJA_TITLE, JINJA_FOLD } jinja_case;
-/* Full case mapping of one character into at most three; returns how many. */
-int jinja_map_case(int32_t cp, jinja_case to, int32_t mapped[3]);
-/* Writes a text in another case; lower case knows the final sigma. */
-bool jinja_write_case(jinja *j, const char *s, size_t len, jinja_case to);
 
 #endif

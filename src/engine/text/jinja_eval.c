@@ -4,6 +4,7 @@
  * Every node costs a step and a level of nesting.  A failure notes the line of the innermost node.
  */
 #include "jinja_eval.h"
+#include "jinja_lib.h"
 
 #include <stdio.h>
 #include <string.h>

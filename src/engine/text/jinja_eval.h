@@ -1,9 +1,9 @@
 /*
  * Evaluation of templates: scopes, loops, macros.
  *
- * A scope is made for a template, a loop's iteration, a macro's call and each block that captures text;
- * an assignment goes to the innermost scope, a name is looked up from there outwards.  Macros keep the
- * scope they were defined in.
+ * A scope is made for a template, a loop's iteration, a macro's call and each block that captures
+ * text; an assignment goes to the innermost scope, a name is looked up from there outwards.  Macros
+ * keep the scope they were defined in.
  */
 #ifndef MOE_JINJA_EVAL_H
 #define MOE_JINJA_EVAL_H
@@ -38,7 +38,8 @@ struct jinja_loop {
     jinja_value changed; /* arguments of the last loop.changed() */
 };
 
-/* --- jinja_eval.c: expressions and calls ------------------------------------------------------------ */
+/* --- jinja_eval.c: expressions and calls
+ * ------------------------------------------------------------ */
 
 jinja_scope *jinja_scope_new(jinja *j, jinja_scope *parent);
 bool jinja_scope_set(jinja *j, jinja_scope *scope, const jinja_string *name, jinja_value value);
@@ -47,7 +48,8 @@ bool jinja_eval(jinja *j, jinja_scope *scope, const jinja_node *node, jinja_valu
 bool jinja_eval_call(jinja *j, jinja_scope *scope, const jinja_node *node, jinja_value caller,
                      jinja_value *out);
 
-/* --- jinja_exec.c: statements ------------------------------------------------------------------------ */
+/* --- jinja_exec.c: statements
+ * ------------------------------------------------------------------------ */
 
 typedef enum jinja_flow { JINJA_FAILED, JINJA_NEXT, JINJA_BREAK, JINJA_CONTINUE } jinja_flow;
 

@@ -4,7 +4,7 @@
  * Both end in one number writer.  Widths and precisions are bounded; a text can't grow beyond
  * the bounds of the output.
  */
-#include "jinja.h"
+#include "jinja_lib.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -79,7 +79,6 @@ static bool write_number(jinja *j, format_spec spec, bool negative, const char *
     if (spec.zero && spec.align == 0) {
         spec.align = '=';
         spec.fill = "0";
-        spec.fill_len = 1;
     }
     return write_padded(j, &spec, head, digits, strlen(digits), '>');
 }
@@ -418,6 +417,8 @@ static bool read_brace_spec(jinja *j, const jinja_string *s, format_spec *spec)
     }
     if (at < end && *at == '0') {
         spec->zero = true;
+        if (spec->fill[0] == ' ' && spec->fill_len == 1)
+            spec->fill = "0";
         at++;
     }
     if (!read_digits(j, &at, end, MAX_WIDTH, &spec->width))
@@ -452,8 +453,6 @@ static bool write_field(jinja *j, jinja_value v, const jinja_string *spec_text)
         if ((spec.type != 0 && spec.type != 's') || spec.sign != 0 || spec.align == '=' ||
             spec.grouping != 0 || spec.alternate)
             return jinja_fail(j, "invalid format specifier for a string");
-        if (spec.zero && spec.align == 0)
-            spec.fill = "0";
         return write_text(j, &spec, v.s);
     }
     if (is_integer && (spec.type == 0 || strchr("bdoxXnc", spec.type) != NULL)) {

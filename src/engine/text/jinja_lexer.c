@@ -7,6 +7,7 @@
  * line end at the end of the template is dropped.
  */
 #define _GNU_SOURCE
+#include "jinja_lib.h"
 #include "jinja_syntax.h"
 
 #include <stdlib.h>

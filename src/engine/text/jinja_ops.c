@@ -7,6 +7,7 @@
  * list or dict don't exist.
  */
 #include "jinja_eval.h"
+#include "jinja_lib.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -6,6 +6,7 @@
  * stack. A filter or test that does not exist is an error here, unless it stands inside an if
  * statement or an inline if (as in jinja2): then it is one only when the rendering gets there.
  */
+#include "jinja_lib.h"
 #include "jinja_syntax.h"
 
 #include <stdarg.h>

@@ -4,7 +4,7 @@
  * All texts grow at the end of the output buffer.  A caller who wants a string notes the length
  * with jinja_mark, writes, and cuts the tail off with jinja_take; the uses nest like a stack.
  */
-#include "jinja.h"
+#include "jinja_lib.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -4,7 +4,7 @@
  * Classes and the mappings of one character to one come from utf8proc; the table below adds the
  * characters that become several in upper case (Unicode SpecialCasing).  Nothing here allocates.
  */
-#include "jinja.h"
+#include "jinja_lib.h"
 
 #include <string.h>
 #include <utf8proc.h>
@@ -260,7 +260,8 @@ static const special_case *find_special(int32_t cp)
     return NULL;
 }
 
-int jinja_map_case(int32_t cp, jinja_case to, int32_t mapped[3])
+/* Full case mapping of one character into at most three; returns how many. */
+static int map_case(int32_t cp, jinja_case to, int32_t mapped[3])
 {
     if (cp < 0x80) {
         if (to == JINJA_UPPER || to == JINJA_TITLE)
@@ -347,7 +348,7 @@ bool jinja_write_case(jinja *j, const char *s, size_t len, jinja_case to)
     for (size_t i = 0; i < len;) {
         int32_t cp, mapped[3];
         size_t n_bytes = jinja_utf8_decode(s + i, &cp);
-        int n = jinja_map_case(cp, to, mapped);
+        int n = map_case(cp, to, mapped);
         if (cp == 0x3A3 && to == JINJA_LOWER && is_final_sigma(s, len, i))
             mapped[0] = 0x3C2;
         for (int k = 0; k < n; k++) {

@@ -9,7 +9,7 @@
  * larger than a few entries.
  */
 #define _GNU_SOURCE
-#include "jinja.h"
+#include "jinja_lib.h"
 
 #include <stdarg.h>
 #include <stdio.h>

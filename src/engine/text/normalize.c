@@ -292,26 +292,21 @@ static moe_status replace(const moe_normal_step *step, const char *s, size_t len
                           moe_buf *out, moe_error *err)
 {
     moe_match_work work = {0};
+    moe_match match = {0};
     moe_status status = MOE_OK;
     bool ok = true;
     size_t done = 0;
-    for (size_t from = 0; ok && from <= len;) {
-        bool found;
-        size_t start, end;
-        status = moe_expression_find(step->expression, &work, s, len, from, &found, &start, &end,
-                                     err);
-        if (status != MOE_OK || !found)
+    while (ok) {
+        status = moe_expression_next(step->expression, &work, s, len, &match, err);
+        if (status != MOE_OK || !match.found)
             break;
-        ok = moe_buf_add(out, s + done, start - done) &&
+        ok = moe_buf_add(out, s + done, match.start - done) &&
              moe_buf_add(out, step->text, step->text_len);
+        done = match.end;
         if (out->len > limit) {
             status = fail_growth(err);
             break;
         }
-        done = from = end;
-        if (start == end) /* an empty match: go on one character later */
-            for (from++; from < len && moe_utf8_is_continuation(s[from]);)
-                from++;
     }
     moe_match_work_free(&work);
     if (status != MOE_OK)

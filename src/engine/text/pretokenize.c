@@ -124,23 +124,19 @@ static moe_status split_by_expression(moe_pretokenize_call *call, size_t step, c
     const moe_split *split = &call->pretokenizer->splits[step];
     held_piece held = {0};
     moe_status status = MOE_OK;
+    moe_match match = {0};
     size_t done = 0; /* bytes passed on */
-    for (size_t from = 0; status == MOE_OK && from <= len;) {
-        bool found;
-        size_t start, end;
-        status = moe_expression_find(split->expression, &call->work[step], s, len, from, &found,
-                                     &start, &end, call->err);
-        if (status != MOE_OK || !found)
+    for (;;) {
+        status = moe_expression_next(split->expression, &call->work[step], s, len, &match, call->err);
+        if (status != MOE_OK || !match.found)
             break;
-        if (start > done)
-            status = take(call, step, &held, s + done, start - done, false);
+        if (match.start > done)
+            status = take(call, step, &held, s + done, match.start - done, false);
         if (status == MOE_OK)
-            status = take(call, step, &held, s + start, end - start, true);
-        done = end;
-        from = end;
-        if (start == end) /* an empty match: go on one character later */
-            for (from++; from < len && moe_utf8_is_continuation(s[from]);)
-                from++;
+            status = take(call, step, &held, s + match.start, match.end - match.start, true);
+        if (status != MOE_OK)
+            break;
+        done = match.end;
     }
     if (status == MOE_OK && done < len)
         status = take(call, step, &held, s + done, len - done, false);

@@ -402,7 +402,7 @@ static moe_status read_model(const json_t *root, const char *type, moe_tokenizer
     }
     if (!json_is_object(tokens))
         return fail_broken(err, "the vocabulary");
-    int32_t n;
+    int32_t n = 0;
     moe_status status = size_vocabulary(tokens, json_object_get(root, "added_tokens"), &n, err);
     if (status == MOE_OK)
         status = moe_vocab_init(&tok->vocab, n, err);

@@ -1,8 +1,8 @@
 /*
  * Products with F32, F16 and BF16 weights: moe_kernels.matmul of each instruction set.
  */
-#ifndef MOE_CPU_FLOAT_H
-#define MOE_CPU_FLOAT_H
+#ifndef MOE_CPU_FLOAT_MATMUL_H
+#define MOE_CPU_FLOAT_MATMUL_H
 
 #include "kernels.h"
 

@@ -1,0 +1,56 @@
+# What concerns a database as a whole: its encoding, and its dump.
+use strict;
+use warnings;
+use utf8;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = PostgreSQL::Test::Cluster->new('main');
+$node->init;
+$node->start;
+
+# In another encoding than the models' texts are converted both ways.
+$node->safe_psql('postgres',
+	q{CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0});
+$node->safe_psql('postgres', 'CREATE EXTENSION pg_moe');
+$node->safe_psql('latin', 'CREATE EXTENSION pg_moe');
+my $tokens = $node->safe_psql('postgres', q{SELECT moe.tokenize(E'caf\u00e9 na\u00efve')});
+my $utf8 = q{SET client_encoding = 'UTF8'; };
+is($node->safe_psql('latin', qq{$utf8 SELECT moe.tokenize('caf' || chr(233) || ' na' || chr(239) || 've')}),
+	$tokens, 'text is converted to UTF-8');
+is($node->safe_psql('latin', qq{$utf8 SELECT moe.detokenize('$tokens') = 'caf' || chr(233) || ' na' || chr(239) || 've'}),
+	't', 'and back');
+my $japanese = $node->safe_psql('postgres', q{SELECT moe.tokenize(E'\u65e5\u672c')});
+my ($ret, $out, $err) = $node->psql('latin', qq{$utf8 SELECT moe.detokenize('$japanese')});
+like($err, qr/has no equivalent in encoding "LATIN1"/, 'a character that the database lacks is an error');
+is($node->safe_psql('latin', qq{$utf8 SELECT moe.chat('What is the capital of France?')}),
+	'Paris', 'a chat works in any encoding');
+my $embedding = q{SELECT md5(moe.embed('hello')::text)};
+is($node->safe_psql('latin', $embedding), $node->safe_psql('postgres', $embedding),
+	'and so do embeddings');
+
+# A dump has the models that users registered, and no other.
+my $pocket = $node->safe_psql('postgres',
+	q{SELECT setting || '/pg_moe/pocket-q8_0.gguf' FROM pg_config WHERE name = 'SHAREDIR'});
+$node->safe_psql('postgres', qq{
+	SELECT moe.load_model('mine', '$pocket', '{"query_prefix": "query: "}');
+	CREATE TABLE notes (body text, emb real[] GENERATED ALWAYS AS (
+		moe.embed_pinned(body, 'c8f2456ce38e15dcb27b8ecc15e2bed1d79b766a32ceb46bdcb2c71ebc2158df')) STORED);
+	CREATE INDEX ON notes ((moe.embed_pinned(body, 'c8f2456ce38e15dcb27b8ecc15e2bed1d79b766a32ceb46bdcb2c71ebc2158df', 'query')));
+	INSERT INTO notes VALUES ('hello'), ('VACUUM reclaims storage')});
+$node->safe_psql('postgres', 'CREATE DATABASE copy');
+my $dump = $node->basedir . '/dump.sql';
+$node->command_ok([ 'pg_dump', '-f', $dump, 'postgres' ], 'pg_dump');
+$node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', $dump, 'copy' ], 'restore');
+is( $node->safe_psql('copy', 'SELECT name FROM moe.models ORDER BY name'),
+	"mine\npocket", 'the registered model is there');
+is( $node->safe_psql('copy', q{SELECT moe.embed('hello', 'mine', 'query') = moe.embed('query: hello')}),
+	't', 'with its options');
+my $notes = 'SELECT body, md5(emb::text) FROM notes ORDER BY body';
+is($node->safe_psql('copy', $notes), $node->safe_psql('postgres', $notes),
+	'generated columns are computed again, to the same values');
+
+$node->stop;
+done_testing();
