@@ -2,7 +2,7 @@
  * Attention over one block of the KV cache, for the instruction set whose v16 header is included
  * before.
  *
- * Scores and outputs are products of the kind of float_tile.inl.  Scores: the keys are the weights
+ * Scores and outputs are products of the kind of float_tile.h.  Scores: the keys are the weights
  * (a slab of (d_k, 16 positions) is a packed group), the queries the tokens.  Outputs: 16 columns
  * of the values are a group, the position runs along the chain, the probabilities are the tokens.
  *
@@ -15,7 +15,7 @@
  * does not depend on the queries beside it, and stale memory past n_keys does no harm.
  */
 #include "v16_math.inl"
-#include "float_tile.inl"
+#include "float_tile.h"
 
 #define SLABS_PER_PAGE (MOE_KV_PAGE / 16)
 #define SLABS_PER_BLOCK (MOE_ATTN_BLOCK / 16)
@@ -165,7 +165,7 @@ static void chunk_scores(const attn_call *call, int query, int n)
             if (s * 16 >= end || (s + n_slabs) * 16 <= first)
                 continue;
             job.to = call->scores + t * MOE_ATTN_BLOCK + s * 16;
-            tile_run(&job, call->wide_k ? STORED_F32 : call->stored, n_slabs, size);
+            ISA(moe_tile_run)(&job, call->wide_k ? STORED_F32 : call->stored, n_slabs, size);
         }
     }
 }
@@ -229,7 +229,7 @@ static void outputs_over(const attn_call *call, int query, const float *p, int n
         job.n_k = stop - t;
         for (int i = 0; i < n; i++)
             job.x[i] = p + i * MOE_ATTN_BLOCK + t;
-        tile_run(&job, call->panel_v ? STORED_F32 : call->stored, n_groups, n);
+        ISA(moe_tile_run)(&job, call->panel_v ? STORED_F32 : call->stored, n_groups, n);
     }
 }
 

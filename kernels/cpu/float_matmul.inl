@@ -71,7 +71,7 @@ static void matmul_groups(const matmul_chunk *chunk, int64_t group, int n_groups
             job.ahead = !blocked                        ? TILE_AHEAD
                         : widened || tile >= n_groups ? 0
                                                         : tile * group_bytes + stretch * step;
-            tile_run(&job, widened ? STORED_F32 : stored, n_groups, (int)n);
+            ISA(moe_tile_run)(&job, widened ? STORED_F32 : stored, n_groups, (int)n);
         }
     }
 }

@@ -286,10 +286,11 @@ INLINE void add_chunk(const moe_type type, const int n_tokens, const uint8_t *pa
         if (packed) {
             const uint8_t *p = unit_of(type, packed, block, u);
 
-            /* Every second line, so that both halves take part in the reading ahead. */
-            UNROLL
-            for (size_t i = 0; i < moe_quant_unit_bytes(form); i += 128)
-                _mm_prefetch((const char *)p + PREFETCH_BYTES + 64 * half + i, _MM_HINT_T0);
+            if (half == 0) {
+                UNROLL
+                for (size_t i = 0; i < moe_quant_unit_bytes(form); i += 64)
+                    _mm_prefetch((const char *)p + PREFETCH_BYTES + i, _MM_HINT_T0);
+            }
             widen_unit(form.bits, p + 32 * half, widened);
         }
         if (form.columns == 32) {

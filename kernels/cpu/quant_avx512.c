@@ -608,51 +608,79 @@ void moe_matmul_quant_avx512(const moe_matrix *w, int64_t group_begin, int64_t g
     }
 }
 
-/* One block of 32 or 256 columns: see quant_scalar.c.  Sums go over `span` = 32 or 16 columns. */
-INLINE void quantize(const int n, const int span, const float *x, int8_t *q, float *d,
-                     int16_t *sums)
+/* The scale of a block of n columns, and what its activations are multiplied with: see
+ * quant_scalar.c.  0 for both if the block becomes zeros. */
+INLINE float scale_of(const float *x, const int n, float *inverse)
 {
-    const __m512 magnitude = _mm512_castsi512_ps(_mm512_set1_epi32(0x7fffffff));
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
     __m512i max = _mm512_setzero_si512();
     uint32_t max_bits;
     float amax;
-    __m512 inverse;
 
     for (int i = 0; i < n; i += 16)
-        max = _mm512_max_epu32(
-            max, _mm512_castps_si512(_mm512_and_ps(_mm512_loadu_ps(x + i), magnitude)));
+        max = _mm512_max_epu32(max, _mm512_and_si512(load(x + i), magnitude));
     max_bits = _mm512_reduce_max_epu32(max);
     __builtin_memcpy(&amax, &max_bits, sizeof amax);
-    if (max_bits >= 0x7f800000 || amax < 0x1p-120f) {
-        *d = max_bits >= 0x7f800000 ? __builtin_nanf("") : 0.0f;
-        __builtin_memset(q, 0, (size_t)n);
-        __builtin_memset(sums, 0, (size_t)(n / span) * sizeof *sums);
-        return;
-    }
-    *d = amax / 127.0f;
-    inverse = _mm512_set1_ps(127.0f / amax);
-    for (int i = 0; i < n; i += span) {
-        __m512i sum = _mm512_setzero_si512();
+    *inverse = 0.0f;
+    if (max_bits >= 0x7f800000)
+        return __builtin_nanf("");
+    if (amax < 0x1p-120f)
+        return 0.0f;
+    *inverse = 127.0f / amax;
+    return amax / 127.0f;
+}
 
-        UNROLL
-        for (int k = 0; k < span; k += 16) {
-            __m512i v = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i + k), inverse));
-
-            _mm_storeu_si128((__m128i *)(q + i + k), _mm512_cvtepi32_epi8(v));
-            sum = _mm512_add_epi32(sum, v);
-        }
-        sums[i / span] = (int16_t)_mm512_reduce_add_epi32(sum);
-    }
+INLINE __m512i round_16(const float *x, float inverse)
+{
+    return _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(inverse)));
 }
 
 void moe_quantize_32_avx512(const float *x, int64_t n_cols, int8_t *q, float *d, int16_t *sums)
 {
-    for (int64_t b = 0; b < n_cols / 32; b++)
-        quantize(32, 32, x + 32 * b, q + 32 * b, d + b, sums + b);
+    for (int64_t b = 0; b < n_cols / 32; b++, x += 32, q += 32) {
+        __m512i low = _mm512_setzero_si512(), high = low;
+        float inverse;
+
+        d[b] = scale_of(x, 32, &inverse);
+        if (inverse != 0.0f) {
+            low = round_16(x, inverse);
+            high = round_16(x + 16, inverse);
+        }
+        _mm_storeu_si128((__m128i *)q, _mm512_cvtepi32_epi8(low));
+        _mm_storeu_si128((__m128i *)(q + 16), _mm512_cvtepi32_epi8(high));
+        sums[b] = (int16_t)_mm512_reduce_add_epi32(_mm512_add_epi32(low, high));
+    }
 }
 
 void moe_quantize_256_avx512(const float *x, int64_t n_cols, int8_t *q, float *d, int16_t *sums)
 {
-    for (int64_t b = 0; b < n_cols / 256; b++)
-        quantize(256, 16, x + 256 * b, q + 256 * b, d + b, sums + 16 * b);
+    const __m512i ones = _mm512_set1_epi8(1);
+
+    for (int64_t b = 0; b < n_cols / 256; b++) {
+        float inverse;
+
+        d[b] = scale_of(x + 256 * b, 256, &inverse);
+        for (int64_t i = 256 * b; i < 256 * (b + 1); i += 64) {
+            __m512i bytes = _mm512_setzero_si512(), sum;
+
+            if (inverse != 0.0f) {
+                __m128i part[4];
+
+                UNROLL
+                for (int k = 0; k < 4; k++)
+                    part[k] = _mm512_cvtepi32_epi8(round_16(x + i + 16 * k, inverse));
+                bytes = _mm512_inserti32x4(_mm512_castsi128_si512(part[0]), part[1], 1);
+                bytes = _mm512_inserti32x4(bytes, part[2], 2);
+                bytes = _mm512_inserti32x4(bytes, part[3], 3);
+            }
+            _mm512_storeu_si512(q + i, bytes);
+            /* Sums of four, then of the four dwords of each 128 bits. */
+            sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), ones, bytes);
+            sum = _mm512_add_epi32(sum, _mm512_shuffle_epi32(sum, 0x4E));
+            sum = _mm512_add_epi32(sum, _mm512_shuffle_epi32(sum, 0xB1));
+            sum = _mm512_maskz_compress_epi32(0x1111, sum);
+            _mm_storel_epi64((__m128i *)(sums + i / 16),
+                             _mm_packs_epi32(_mm512_castsi512_si128(sum), _mm_setzero_si128()));
+        }
+    }
 }

@@ -17,7 +17,7 @@
 
 #define V16_FN static inline __attribute__((always_inline))
 
-/* Register blocks of the matrix product (float_tile.inl): the most tokens of a tile, the most
+/* Register blocks of the matrix product (float_tile.h): the most tokens of a tile, the most
  * groups at all and for a number of tokens, and every (groups, tokens) that follows from them. */
 #define TILE_TOKENS 2
 #define TILE_GROUPS 2

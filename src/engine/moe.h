@@ -189,7 +189,8 @@ typedef struct moe_token {
     float logprob;      /* natural logarithm, of the unmodified distribution; NaN if not asked for */
     int rank;           /* score: 1 = the likeliest; 0 otherwise */
     int64_t position;   /* in the sequence */
-    const char *piece;  /* complete UTF-8; may be empty; valid until the next call on the sequence */
+    const char *piece;  /* may be empty; valid until the next call on the sequence. generate: complete
+                         * UTF-8; score and next: the bytes of this token, maybe part of a character */
     size_t piece_len;
 } moe_token;
 

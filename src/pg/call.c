@@ -12,7 +12,6 @@
 
 #include "call.h"
 #include "compat.h"
-#include "error.h"
 
 /*
  * A text argument, or NULL

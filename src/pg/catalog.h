@@ -11,6 +11,7 @@
 #include "utils/jsonb.h"
 
 #define MOE_DIGEST_LEN 64		/* hexadecimal digits of a SHA-256 */
+#define MOE_STAMP_SIZE 128		/* bytes for a stamp of a model's files */
 
 /* One row; strings in the database's encoding, palloc'ed */
 typedef struct MoeModelRow

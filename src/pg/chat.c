@@ -13,7 +13,6 @@
 #include "call.h"
 #include "compat.h"
 #include "encoding.h"
-#include "error.h"
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
 #include "utils/json.h"

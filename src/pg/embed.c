@@ -16,7 +16,6 @@
 #include "call.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
-#include "error.h"
 #include "executor/executor.h"
 #include "funcapi.h"
 #include "guc.h"

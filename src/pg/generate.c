@@ -11,7 +11,6 @@
 #include "catalog/pg_type.h"
 #include "compat.h"
 #include "encoding.h"
-#include "error.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
 

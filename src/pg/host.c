@@ -39,8 +39,6 @@
 /* Models that a backend keeps open; one with weights and its text-only twin count as two */
 #define MAX_OPEN_MODELS 8
 
-#define STAMP_SIZE 128
-
 static moe_engine *engine = NULL;
 static int	engine_threads;		/* settings it was created with */
 static int	engine_isa;
@@ -199,7 +197,7 @@ verify_files(const MoeModelRow *row, const char *path, char *stamp)
 	char	   *doing = psprintf("could not open model \"%s\"", row->name);
 	uint64		print;
 
-	if (moe_model_stamp(path, stamp, STAMP_SIZE, &err) != MOE_OK)
+	if (moe_model_stamp(path, stamp, MOE_STAMP_SIZE, &err) != MOE_OK)
 		moe_throw(&err, doing);
 	if (strcmp(stamp, row->stamp) == 0)
 		return;
@@ -329,7 +327,7 @@ moe_host_open(const MoeModelRow *row, bool text_only)
 {
 	char	   *path = moe_model_path(row);
 	char	   *options_text = "";
-	char		stamp[STAMP_SIZE];
+	char		stamp[MOE_STAMP_SIZE];
 	MoeOptions	options;
 	MoeOpenModel *m;
 	MemoryContext caller;
@@ -347,7 +345,7 @@ moe_host_open(const MoeModelRow *row, bool text_only)
 	m = find_open(row, path, options_text, text_only);
 	if (m != NULL)
 	{
-		char		now[STAMP_SIZE];
+		char		now[MOE_STAMP_SIZE];
 
 		/* The usual case, at the price of a few stat calls */
 		if (moe_model_stamp(path, now, sizeof(now), &err) == MOE_OK && strcmp(now, m->stamp) == 0)

@@ -36,8 +36,6 @@ MOE_FUNCTION(pg_moe_model_info);
 MOE_FUNCTION(pg_moe_pretty_count);
 
 #define MAX_MODEL_NAME 63
-#define STAMP_SIZE 128
-
 static void
 check_rights(const char *function)
 {
@@ -67,41 +65,26 @@ check_name(const char *name)
 						 MAX_MODEL_NAME)));
 }
 
+static const char *const count_units[] = {"", " k", " M", " B", " T"};
+static const char *const byte_units[] = {" bytes", " kB", " MB", " GB", " TB"};
+
 /*
- * A count with its unit in about two digits: 12 M, 7.6 B
+ * A number with its unit in about two digits: 12 M, 7.6 B
  */
 static char *
-pretty_count(double n)
+pretty(double n, const char *const *units)
 {
-	static const char *const units[] = {"", " k", " M", " B", " T"};
 	int			unit = 0;
 
-	while (unit < lengthof(units) - 1 && n >= 999.5)
+	while (unit < lengthof(count_units) - 1 && n >= 999.5)
 	{
 		n /= 1000;
 		unit++;
 	}
-	if (n >= 9.95 || unit == 0 || fabs(n - rint(n)) < 0.05)
-		return psprintf("%.0f%s", n, units[unit]);
-	return psprintf("%.1f%s", n, units[unit]);
+	return psprintf(n >= 9.95 || fabs(n - rint(n)) < 0.05 ? "%.0f%s" : "%.1f%s", n, units[unit]);
 }
 
-/*
- * Bytes likewise, with powers of 1000 as disks are sold
- */
-static char *
-pretty_bytes(double n)
-{
-	static const char *const units[] = {" bytes", " kB", " MB", " GB", " TB"};
-	int			unit = 0;
-
-	while (unit < lengthof(units) - 1 && n >= 999.5)
-	{
-		n /= 1000;
-		unit++;
-	}
-	return psprintf(n >= 9.95 || unit == 0 ? "%.0f%s" : "%.1f%s", n, units[unit]);
-}
+StaticAssertDecl(lengthof(count_units) == lengthof(byte_units), "units run in parallel");
 
 /*
  * The digest by which embed_pinned() knows a model: that of the files if
@@ -153,13 +136,13 @@ notice_model(const MoeModelRow *row, const moe_model_info *info)
 
 	initStringInfo(&memory);
 	if (info->weight_bytes > 0)
-		appendStringInfo(&memory, "; weights %s", pretty_bytes(info->weight_bytes));
+		appendStringInfo(&memory, "; weights %s", pretty(info->weight_bytes, byte_units));
 	if (!info->is_encoder && info->kv_bytes_per_token > 0)
 		appendStringInfo(&memory, "%s KV cache %s per token", memory.len > 0 ? "," : ";",
-						 pretty_bytes(info->kv_bytes_per_token));
+						 pretty(info->kv_bytes_per_token, byte_units));
 	ereport(NOTICE,
 			(errmsg("%s parameters, family %s, context %d, %s%s",
-					pretty_count(row->n_params), row->family, row->n_ctx,
+					pretty(row->n_params, count_units), row->family, row->n_ctx,
 					info->is_encoder ? "embeddings only"
 					: info->has_chat_template ? "chat template found" : "no chat template",
 					memory.data)));
@@ -176,7 +159,7 @@ describe_files(MoeModelRow *row, const MoeOptions *options)
 	const moe_model_info *info;
 	moe_model  *model = NULL;
 	moe_error	err = {0};
-	char		stamp[STAMP_SIZE];
+	char		stamp[MOE_STAMP_SIZE];
 	char		digest[MOE_DIGEST_LEN + 1];
 
 	/* First the stamp: a file that changes while it is read must not go unnoticed */
@@ -338,5 +321,5 @@ pg_moe_model_info(PG_FUNCTION_ARGS)
 Datum
 pg_moe_pretty_count(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_TEXT_P(cstring_to_text(pretty_count((double) PG_GETARG_INT64(0))));
+	PG_RETURN_TEXT_P(cstring_to_text(pretty(PG_GETARG_INT64(0), count_units)));
 }

@@ -28,26 +28,39 @@
 #include "utils/json.h"
 #include "utils/memutils.h"
 
+/*
+ * A palloc'ed copy of a malloc'ed block, with zeros for one more token behind
+ * it; frees the block
+ */
+void *
+moe_adopt(void *block, size_t size)
+{
+	void	   *copy = MemoryContextAllocExtended(CurrentMemoryContext, size + sizeof(int32_t),
+												  MCXT_ALLOC_HUGE | MCXT_ALLOC_NO_OOM);
+
+	if (copy != NULL)
+	{
+		if (size > 0)
+			memcpy(copy, block, size);
+		memset((char *) copy + size, 0, sizeof(int32_t));
+	}
+	free(block);
+	if (copy == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory")));
+	return copy;
+}
+
 static MoeTokens
 tokenize(const MoeOpenModel *model, const char *s, size_t len, unsigned flags)
 {
 	MoeTokens	tokens;
 	int32_t    *ids = NULL;
-	size_t		n = 0;
 	moe_error	err = {0};
 
-	moe_check(moe_tokenize(model->model, s, len, flags, &ids, &n, &err), &err);
-
-	tokens.n = n;
-	tokens.ids = MemoryContextAllocExtended(CurrentMemoryContext, sizeof(int32_t) * (n + 1),
-											MCXT_ALLOC_HUGE | MCXT_ALLOC_NO_OOM);
-	if (tokens.ids != NULL && n > 0)
-		memcpy(tokens.ids, ids, sizeof(int32_t) * n);
-	free(ids);
-	if (tokens.ids == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("out of memory")));
+	moe_check(moe_tokenize(model->model, s, len, flags, &ids, &tokens.n, &err), &err);
+	tokens.ids = moe_adopt(ids, sizeof(int32_t) * tokens.n);
 	return tokens;
 }
 
@@ -186,23 +199,10 @@ moe_chat_prompt(const MoeOpenModel *model, const char *messages, const char *tem
 				size_t *len)
 {
 	char	   *rendered = NULL;
-	char	   *copy;
 	moe_error	err = {0};
 
 	moe_check(moe_chat_render(model->model, messages, template_json, &rendered, len, &err), &err);
-	copy = MemoryContextAllocExtended(CurrentMemoryContext, *len + 1,
-									  MCXT_ALLOC_HUGE | MCXT_ALLOC_NO_OOM);
-	if (copy != NULL)
-	{
-		memcpy(copy, rendered, *len);
-		copy[*len] = '\0';
-	}
-	free(rendered);
-	if (copy == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("out of memory")));
-	return copy;
+	return moe_adopt(rendered, *len);
 }
 
 /*
@@ -229,7 +229,7 @@ moe_tokens_of_chat(const MoeOpenModel *model, Datum prompt, MoePromptType type,
 	empty = tokenize(model, "", 0, MOE_TEXT_ADD_SPECIAL);
 	if (empty.n > 0 && empty.ids[0] == info->bos_id)
 	{
-		/* tokenize() leaves room for one more */
+		/* moe_adopt() left room for it */
 		memmove(tokens.ids + 1, tokens.ids, sizeof(int32_t) * tokens.n);
 		tokens.ids[0] = info->bos_id;
 		tokens.n++;

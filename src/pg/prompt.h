@@ -27,6 +27,7 @@ typedef enum MoePromptType
 	MOE_PROMPT_JSONB
 } MoePromptType;
 
+extern void *moe_adopt(void *block, size_t size);
 extern MoeTokens moe_tokens_of_text(const MoeOpenModel *model, const char *prefix, const text *t,
 									unsigned flags);
 extern MoeTokens moe_tokens_of_array(ArrayType *array);

@@ -9,7 +9,6 @@
 
 #include "compat.h"
 #include "funcapi.h"
-#include "guc.h"
 #include "host.h"
 #include "run.h"
 #include "utils/builtins.h"

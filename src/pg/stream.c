@@ -19,7 +19,6 @@
 #include "call.h"
 #include "compat.h"
 #include "encoding.h"
-#include "error.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
 

@@ -72,7 +72,6 @@ pg_moe_detokenize(PG_FUNCTION_ARGS)
 	MoeTokens	tokens;
 	char	   *s = NULL;
 	size_t		len = 0;
-	char	   *copy;
 	moe_error	err = {0};
 
 	if (PG_ARGISNULL(0))
@@ -81,15 +80,7 @@ pg_moe_detokenize(PG_FUNCTION_ARGS)
 	model = open_for_text(fcinfo, 1);
 	moe_check(moe_detokenize(model->model, tokens.ids, tokens.n, MOE_TEXT_SHOW_SPECIAL,
 							 &s, &len, &err), &err);
-	copy = palloc_extended(len + 1, MCXT_ALLOC_NO_OOM);
-	if (copy != NULL)
-		memcpy(copy, s, len);
-	free(s);
-	if (copy == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("out of memory")));
-	PG_RETURN_TEXT_P(moe_text_from_utf8(copy, len));
+	PG_RETURN_TEXT_P(moe_text_from_utf8(moe_adopt(s, len), len));
 }
 
 /*

@@ -204,8 +204,7 @@ struct jinja {
     char message[512];
 };
 
-/* --- jinja_value.c: memory, failures, constructors, comparison
- * ------------------------------------ */
+/* --- jinja_value.c: memory, failures, constructors, comparison -------------------------------- */
 
 void jinja_free(jinja *j);
 void *jinja_alloc(jinja *j, size_t count, size_t size); /* zeroed; NULL: failed */
@@ -289,8 +288,7 @@ bool jinja_iter_next(jinja *j, jinja_iter *it, jinja_value *item, bool *done);
 bool jinja_iter_new(jinja *j, const jinja_iter *it, jinja_value *out);
 bool jinja_list_of(jinja *j, jinja_value v, jinja_value *out); /* list(v) */
 
-/* --- jinja_print.c: text of values
- * ------------------------------------------------------------------ */
+/* --- jinja_print.c: text of values ------------------------------------------------------------ */
 
 bool jinja_write(jinja *j, const char *data, size_t len);
 bool jinja_write_char(jinja *j, char c);
@@ -304,8 +302,7 @@ bool jinja_to_string(jinja *j, jinja_value v, jinja_value *out); /* strings stay
 int jinja_float_repr(double f, char text[40]);
 extern const jinja_builtin jinja_filter_tojson;
 
-/* --- jinja_ops.c: operators, attributes, slices
- * --------------------------------------------------- */
+/* --- jinja_ops.c: operators, attributes, slices ----------------------------------------------- */
 
 typedef enum jinja_op {
     JINJA_ADD,

@@ -9,9 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* --- scopes
- * ------------------------------------------------------------------------------------------------------
- */
+/* --- scopes ----------------------------------------------------------------------------------- */
 
 jinja_scope *jinja_scope_new(jinja *j, jinja_scope *parent)
 {
@@ -58,9 +56,7 @@ static bool look_up(jinja *j, const jinja_scope *scope, jinja_value name, jinja_
     return jinja_undefined_name(j, name, out);
 }
 
-/* --- calls
- * ---------------------------------------------------------------------------------------------------------
- */
+/* --- calls ------------------------------------------------------------------------------------ */
 
 static bool is_param(const char *param, size_t len, const jinja_string *name)
 {
@@ -131,9 +127,7 @@ static bool call_value(jinja *j, jinja_value callee, const jinja_args *args, jin
     }
 }
 
-/* --- arguments
- * --------------------------------------------------------------------------------------------------------
- */
+/* --- arguments -------------------------------------------------------------------------------- */
 
 typedef struct arg_lists {
     jinja_array pos, names, values;
@@ -221,9 +215,7 @@ bool jinja_eval_call(jinja *j, jinja_scope *scope, const jinja_node *node, jinja
            eval_args(j, scope, &node->list, caller, &args) && call_value(j, callee, &args, out);
 }
 
-/* --- kinds of expressions
- * -----------------------------------------------------------------------------------------------
- */
+/* --- kinds of expressions --------------------------------------------------------------------- */
 
 static bool eval_filter_or_test(jinja *j, jinja_scope *scope, const jinja_node *node,
                                 jinja_value *out)

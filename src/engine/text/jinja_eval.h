@@ -38,8 +38,7 @@ struct jinja_loop {
     jinja_value changed; /* arguments of the last loop.changed() */
 };
 
-/* --- jinja_eval.c: expressions and calls
- * ------------------------------------------------------------ */
+/* --- jinja_eval.c: expressions and calls ------------------------------------------------------ */
 
 jinja_scope *jinja_scope_new(jinja *j, jinja_scope *parent);
 bool jinja_scope_set(jinja *j, jinja_scope *scope, const jinja_string *name, jinja_value value);
@@ -48,8 +47,7 @@ bool jinja_eval(jinja *j, jinja_scope *scope, const jinja_node *node, jinja_valu
 bool jinja_eval_call(jinja *j, jinja_scope *scope, const jinja_node *node, jinja_value caller,
                      jinja_value *out);
 
-/* --- jinja_exec.c: statements
- * ------------------------------------------------------------------------ */
+/* --- jinja_exec.c: statements ----------------------------------------------------------------- */
 
 typedef enum jinja_flow { JINJA_FAILED, JINJA_NEXT, JINJA_BREAK, JINJA_CONTINUE } jinja_flow;
 

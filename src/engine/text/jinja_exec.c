@@ -9,9 +9,7 @@
 
 #include <string.h>
 
-/* --- assignment
- * ----------------------------------------------------------------------------------------------------
- */
+/* --- assignment ------------------------------------------------------------------------------- */
 
 static bool assign(jinja *j, jinja_scope *scope, const jinja_node *target, jinja_value value)
 {
@@ -61,9 +59,7 @@ static bool filter_text(jinja *j, jinja_scope *scope, const jinja_node *filters,
     return ok;
 }
 
-/* --- loops
- * ------------------------------------------------------------------------------------------------------------
- */
+/* --- loops ------------------------------------------------------------------------------------ */
 
 /* The next item that passes the loop's condition. */
 static bool pull_item(jinja *j, jinja_loop *loop, jinja_value *item, bool *done)
@@ -236,9 +232,7 @@ static jinja_flow exec_for(jinja *j, jinja_scope *scope, const jinja_node *node)
     return run_loop(j, scope, node, items, 0);
 }
 
-/* --- macros
- * -------------------------------------------------------------------------------------------------------------
- */
+/* --- macros ----------------------------------------------------------------------------------- */
 
 bool jinja_macro_new(jinja *j, jinja_scope *scope, const jinja_node *node, jinja_value *out)
 {
@@ -395,9 +389,7 @@ static jinja_flow exec_macro(jinja *j, jinja_scope *scope, const jinja_node *nod
                : JINJA_FAILED;
 }
 
-/* --- other statements
- * ------------------------------------------------------------------------------------------------------
- */
+/* --- other statements ------------------------------------------------------------------------- */
 
 static jinja_flow exec_output(jinja *j, jinja_scope *scope, const jinja_node *node)
 {

@@ -18,9 +18,7 @@ static bool is_given(jinja_value v)
     return v.kind != JINJA_MISSING && v.kind != JINJA_NONE;
 }
 
-/* --- sorting
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* --- sorting ---------------------------------------------------------------------------------- */
 
 typedef struct sort_pair {
     jinja_value key, item;
@@ -197,9 +195,7 @@ FILTER(filter_unique)
     return jinja_iter_open(j, unique, &it) && jinja_iter_new(j, &it, out);
 }
 
-/* --- one of many
- * ------------------------------------------------------------------------------------------------------------------
- */
+/* --- one of many ------------------------------------------------------------------------------ */
 
 static bool extreme(jinja *j, jinja_value self, const jinja_value *a, bool max, jinja_value *out)
 {
@@ -302,9 +298,7 @@ FILTER(filter_reverse)
     return reversed(j, self, &self) && jinja_iter_open(j, self, &it) && jinja_iter_new(j, &it, out);
 }
 
-/* --- lists of lists
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* --- lists of lists --------------------------------------------------------------------------- */
 
 static bool want_count(jinja *j, jinja_value v, int64_t *count)
 {
@@ -367,9 +361,7 @@ FILTER(filter_slice)
     return jinja_iter_open(j, parts, &it) && jinja_iter_new(j, &it, out);
 }
 
-/* --- lazy filters
- * ----------------------------------------------------------------------------------------------------------------------
- */
+/* --- lazy filters ----------------------------------------------------------------------------- */
 
 /* A lazy iterator over the value; an empty one if the value counts as false. */
 static bool lazy_over(jinja *j, jinja_value self, jinja_iter_kind kind, jinja_iter *it)
@@ -471,9 +463,7 @@ FILTER(filter_rejectattr)
     return select_items(j, self, args, true, true, out);
 }
 
-/* --- the rest
- * ---------------------------------------------------------------------------------------------------------------------------
- */
+/* --- the rest --------------------------------------------------------------------------------- */
 
 FILTER(filter_length)
 {

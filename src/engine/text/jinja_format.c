@@ -25,9 +25,7 @@ typedef struct format_spec {
     char type;     /* 0: not given */
 } format_spec;
 
-/* --- writers
- * --------------------------------------------------------------------------------------------------------
- */
+/* --- writers ---------------------------------------------------------------------------------- */
 
 /* head (sign and prefix) and body, filled up to the width. */
 static bool write_padded(jinja *j, const format_spec *spec, const char *head, const char *body,
@@ -178,9 +176,7 @@ static bool convert(jinja *j, jinja_value v, char how, jinja_value *out)
     return jinja_write_str(j, v) && jinja_take(j, mark, false, out);
 }
 
-/* --- the % operator
- * ------------------------------------------------------------------------------------------------------
- */
+/* --- the % operator --------------------------------------------------------------------------- */
 
 typedef struct percent_args {
     jinja_value all;     /* right operand */
@@ -376,9 +372,7 @@ bool jinja_format_percent(jinja *j, const jinja_string *format, jinja_value arg,
     return jinja_take(j, mark, format->safe, out);
 }
 
-/* --- str.format
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* --- str.format ------------------------------------------------------------------------------- */
 
 static bool is_align(char c)
 {

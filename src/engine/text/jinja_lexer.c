@@ -86,8 +86,7 @@ static void advance(lexer *lx, const char *to)
     lx->line_starting = to > lx->s && to[-1] == '\n';
 }
 
-/* --- text between tags
- * --------------------------------------------------------------------------------------- */
+/* --- text between tags ------------------------------------------------------------------------ */
 
 static const char *strip_right(const char *from, const char *to)
 {
@@ -161,6 +160,8 @@ static const char *match_word_tag(const lexer *lx, const char *at, const char *w
 static bool lex_raw(lexer *lx, const char *begin_end)
 {
     advance(lx, begin_end);
+    if (lx->pos == lx->end)
+        return true; /* as in jinja2 */
     for (const char *at = lx->pos;; at += 2) {
         at = memmem(at, (size_t)(lx->end - at), "{%", 2);
         if (at == NULL)
@@ -188,9 +189,7 @@ static bool lex_comment(lexer *lx)
     return true;
 }
 
-/* --- literals
- * --------------------------------------------------------------------------------------------------
- */
+/* --- literals --------------------------------------------------------------------------------- */
 
 static bool is_digit_of(char c, int base)
 {
@@ -385,9 +384,7 @@ static bool lex_string(lexer *lx)
     return true;
 }
 
-/* --- inside tags
- * -------------------------------------------------------------------------------------------------
- */
+/* --- inside tags ------------------------------------------------------------------------------ */
 
 static const char *match_name(const lexer *lx, const char *at)
 {

@@ -7,7 +7,7 @@
 
 #include "jinja.h"
 
-/* --- jinja_unicode.c: characters ------------------------------------------------------------- */
+/* --- jinja_unicode.c: characters -------------------------------------------------------------- */
 
 size_t jinja_utf8_decode(const char *s, int32_t *cp); /* of valid UTF-8; bytes consumed */
 size_t jinja_utf8_encode(int32_t cp, char text[4]);

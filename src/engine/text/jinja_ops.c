@@ -13,8 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* --- arithmetic
- * ------------------------------------------------------------------------------------------- */
+/* --- arithmetic ------------------------------------------------------------------------------- */
 
 static bool is_number(jinja_value v)
 {
@@ -146,8 +145,7 @@ static bool binary_floats(jinja *j, jinja_op op, double a, double b, jinja_value
     return true;
 }
 
-/* --- sequences
- * ---------------------------------------------------------------------------------------------- */
+/* --- sequences -------------------------------------------------------------------------------- */
 
 static bool add_strings(jinja *j, jinja_value a, jinja_value b, jinja_value *out)
 {
@@ -266,9 +264,7 @@ bool jinja_compare(jinja *j, jinja_op op, jinja_value a, jinja_value b, bool *ou
     }
 }
 
-/* --- slices
- * ---------------------------------------------------------------------------------------------------
- */
+/* --- slices ----------------------------------------------------------------------------------- */
 
 /* A slice bound: not given, or an integer. */
 static bool slice_bound(jinja *j, jinja_value v, bool *given, int64_t *bound)
@@ -367,8 +363,7 @@ bool jinja_slice(jinja *j, jinja_value v, jinja_value start, jinja_value stop, j
     return true;
 }
 
-/* --- attributes and items
- * ---------------------------------------------------------------------------------------- */
+/* --- attributes and items --------------------------------------------------------------------- */
 
 static bool is_mutator(jinja_value obj, const jinja_string *name)
 {

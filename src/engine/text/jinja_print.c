@@ -13,8 +13,7 @@
 
 #define MAX_OUTPUT ((size_t)64 << 20)
 
-/* --- the output buffer
- * -------------------------------------------------------------------------------- */
+/* --- the output buffer ------------------------------------------------------------------------ */
 
 bool jinja_write(jinja *j, const char *data, size_t len)
 {
@@ -67,8 +66,7 @@ bool jinja_take(jinja *j, size_t mark, bool safe, jinja_value *out)
     return true;
 }
 
-/* --- str() and repr()
- * ----------------------------------------------------------------------------------- */
+/* --- str() and repr() ------------------------------------------------------------------------- */
 
 /* The shortest text that reads back as f. */
 int jinja_float_repr(double f, char text[40])
@@ -272,9 +270,7 @@ bool jinja_write_escaped(jinja *j, jinja_value v)
     return true;
 }
 
-/* --- JSON
- * ---------------------------------------------------------------------------------------------------
- */
+/* --- JSON ------------------------------------------------------------------------------------- */
 
 typedef struct json_style {
     bool ascii, sort, pretty;

@@ -42,9 +42,7 @@ static bool piece(jinja *j, const jinja_string *s, size_t from, size_t to, jinja
     return jinja_string_share(j, s->data + from, to - from, s->safe, out);
 }
 
-/* --- case
- * ---------------------------------------------------------------------------------------------------------------
- */
+/* --- case ------------------------------------------------------------------------------------- */
 
 bool jinja_string_case(jinja *j, const jinja_string *s, jinja_case to, jinja_value *out)
 {
@@ -132,9 +130,7 @@ METHOD(method_swapcase)
     return write_swapped(j, self.s) && jinja_take(j, mark, self.s->safe, out);
 }
 
-/* --- classes of characters
- * ------------------------------------------------------------------------------------------------
- */
+/* --- classes of characters -------------------------------------------------------------------- */
 
 static bool is_alnum(int32_t cp)
 {
@@ -219,9 +215,7 @@ METHOD(method_istitle)
     return jinja_step(j, self.s->len / 64);
 }
 
-/* --- trimming and padding
- * ---------------------------------------------------------------------------------------------------
- */
+/* --- trimming and padding --------------------------------------------------------------------- */
 
 static bool is_trimmed(const char *at, size_t n, int32_t cp, const jinja_string *chars)
 {
@@ -391,9 +385,7 @@ METHOD(method_expandtabs)
     return jinja_take(j, mark, self.s->safe, out);
 }
 
-/* --- searching
- * --------------------------------------------------------------------------------------------------------------
- */
+/* --- searching -------------------------------------------------------------------------------- */
 
 /* The part of a string between two positions, as s[start:end].  *valid: start is not behind the
  * end. */
@@ -526,9 +518,7 @@ METHOD(method_endswith)
     return has_affix(j, self, a, true, out);
 }
 
-/* --- replacing
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* --- replacing -------------------------------------------------------------------------------- */
 
 bool jinja_string_replace(jinja *j, const jinja_string *s, const jinja_string *old,
                           jinja_value with, int64_t count, bool safe, jinja_value *out)
@@ -569,9 +559,7 @@ METHOD(method_replace)
            jinja_string_replace(j, self.s, a[0].s, a[1], count, self.s->safe, out);
 }
 
-/* --- splitting and joining
- * ------------------------------------------------------------------------------------------------------
- */
+/* --- splitting and joining -------------------------------------------------------------------- */
 
 static bool add_piece(jinja *j, const jinja_string *s, size_t from, size_t to, jinja_value list,
                       size_t *cap)

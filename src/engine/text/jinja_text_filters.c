@@ -36,9 +36,7 @@ static bool want_string(jinja *j, jinja_value v)
            jinja_fail(j, "a string is required, not '%s'", jinja_type_name(v));
 }
 
-/* --- case, trimming, escaping
- * ---------------------------------------------------------------------------------------------------
- */
+/* --- case, trimming, escaping ----------------------------------------------------------------- */
 
 FILTER(filter_upper)
 {
@@ -119,9 +117,7 @@ FILTER(filter_forceescape)
            jinja_write_escaped(j, self) && jinja_take(j, mark, true, out);
 }
 
-/* --- building text
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* --- building text ---------------------------------------------------------------------------- */
 
 FILTER(filter_replace)
 {
@@ -333,9 +329,7 @@ FILTER(filter_xmlattr)
     return jinja_take(j, mark, false, out);
 }
 
-/* --- numbers
- * --------------------------------------------------------------------------------------------------------------------------
- */
+/* --- numbers ---------------------------------------------------------------------------------- */
 
 /* A text without white space around it. */
 static jinja_string stripped(const jinja_string *s)

@@ -28,8 +28,7 @@ struct jinja_chunk {
     size_t size;
 };
 
-/* --- memory
- * ----------------------------------------------------------------------------------------- */
+/* --- memory ----------------------------------------------------------------------------------- */
 
 static void arena_free(jinja_arena *arena)
 {
@@ -94,8 +93,7 @@ static char *alloc_bytes(jinja *j, size_t len)
     return p;
 }
 
-/* --- failures and bounds
- * ----------------------------------------------------------------------------- */
+/* --- failures and bounds ---------------------------------------------------------------------- */
 
 bool jinja_fail(jinja *j, const char *fmt, ...)
 {
@@ -153,8 +151,7 @@ void jinja_leave(jinja *j)
     j->depth--;
 }
 
-/* --- strings
- * ------------------------------------------------------------------------------------------ */
+/* --- strings ---------------------------------------------------------------------------------- */
 
 bool jinja_string_share(jinja *j, const char *data, size_t len, bool safe, jinja_value *out)
 {
@@ -229,8 +226,7 @@ bool jinja_intern(jinja *j, const char *data, size_t len, jinja_value *out)
     return jinja_string_copy(j, data, len, out) && jinja_dict_set(j, j->names, *out, *out);
 }
 
-/* --- arrays
- * ------------------------------------------------------------------------------------------- */
+/* --- arrays ----------------------------------------------------------------------------------- */
 
 bool jinja_array_new(jinja *j, jinja_kind kind, size_t len, jinja_value *out)
 {
@@ -261,8 +257,7 @@ bool jinja_array_add(jinja *j, jinja_array *array, size_t *cap, jinja_value item
     return true;
 }
 
-/* --- dictionaries
- * --------------------------------------------------------------------------------------- */
+/* --- dictionaries ----------------------------------------------------------------------------- */
 
 bool jinja_hashable(jinja_value v)
 {
@@ -413,8 +408,7 @@ bool jinja_dict_get(jinja *j, const jinja_dict *dict, jinja_value key, const jin
     return true;
 }
 
-/* --- undefined
- * ------------------------------------------------------------------------------------------ */
+/* --- undefined -------------------------------------------------------------------------------- */
 
 static bool undefined_new(jinja *j, const char *hint, jinja_value obj, jinja_value name,
                           jinja_value *out)
@@ -442,9 +436,7 @@ bool jinja_undefined_hint(jinja *j, const char *hint, jinja_value *out)
     return undefined_new(j, hint, jinja_missing(), jinja_none(), out);
 }
 
-/* --- JSON
- * -----------------------------------------------------------------------------------------------
- */
+/* --- JSON ------------------------------------------------------------------------------------- */
 
 static bool from_json_object(jinja *j, const json_t *json, jinja_value *out)
 {
@@ -501,8 +493,7 @@ bool jinja_from_json(jinja *j, const json_t *json, jinja_value *out)
     }
 }
 
-/* --- properties
- * ------------------------------------------------------------------------------------------- */
+/* --- properties ------------------------------------------------------------------------------- */
 
 const char *jinja_type_name(jinja_value v)
 {
@@ -575,8 +566,7 @@ bool jinja_truth(jinja_value v)
     }
 }
 
-/* --- comparison
- * --------------------------------------------------------------------------------------------- */
+/* --- comparison ------------------------------------------------------------------------------- */
 
 static bool is_number(jinja_value v)
 {
@@ -781,9 +771,7 @@ bool jinja_contains(jinja *j, jinja_value container, jinja_value item, bool *out
     return true;
 }
 
-/* --- iteration
- * ------------------------------------------------------------------------------------------------
- */
+/* --- iteration -------------------------------------------------------------------------------- */
 
 bool jinja_iterable(jinja_value v)
 {
