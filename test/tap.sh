@@ -17,7 +17,8 @@ if [ "$(id -u)" = 0 ]; then
     run=(setpriv --reuid="$CLUSTER_OWNER" --regid="$(id -g "$CLUSTER_OWNER")" --clear-groups)
 fi
 cd "$work" || exit 1
-TESTDIR=$work TESTDATADIR=$work/tmp_check TESTLOGDIR=$work/tmp_check/log HOME=$work \
+# initdb takes encoding and locale from LANG here, and the modules drop LC_ALL.
+LANG=C.UTF-8 TESTDIR=$work TESTDATADIR=$work/tmp_check TESTLOGDIR=$work/tmp_check/log HOME=$work \
     PG_REGRESS=$pgxs/test/regress/pg_regress PATH=$bin:$PATH \
     "${run[@]}" prove -v -I "$pgxs/../src/test/perl" t/*.pl >"$work/log" 2>&1 </dev/null
 status=$?
@@ -26,8 +27,10 @@ bad=$(grep -c '^not ok ' "$work/log")
 grep -E '^t/.*\.\. *$|^(not )?ok |^# ?skipped:' "$work/log"
 if [ "$status" != 0 ]; then
     [ "$bad" != 0 ] || bad=1
-    tail -n 60 "$work/log"
-    tail -n 30 "$work"/tmp_check/log/*.log
+    sed -n '/^Test Summary Report/,$p' "$work/log"
+    for name in $(sed -n 's|^t/\(.*\)\.pl *(Wstat.*|\1|p' "$work/log"); do
+        tail -n 30 "$work/tmp_check/log/regress_log_$name" "$work/tmp_check/log/$name"_*.log
+    done
 fi
 echo "$ok passed, $bad failed"
 [ "$bad" = 0 ]

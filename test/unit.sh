@@ -21,7 +21,7 @@ for program; do
         bad=1
         echo "$name: exit status $status" >>"$log"
     fi
-    grep -i '^#\{0,1\} *skipped:' "$log" | sed "s/^/  $name: /"
+    grep -i '^#\{0,1\} *skipped:' "$log" | sort -u | sed "s/^/  $name: /"
     if [ "$bad" != 0 ]; then cat "$log"; fi
     printf '%-28s %4d passed %4d failed\n' "$name" "$ok" "$bad"
     passed=$((passed + ok))

@@ -24,8 +24,8 @@
 typedef struct attn_call {
     const moe_attn_block *kv;
     stored_type stored;
-    int element;          /* bytes of a stored element */
-    const float *q;       /* (n_queries, ldq) */
+    int element;    /* bytes of a stored element */
+    const float *q; /* (n_queries, ldq) */
     int64_t ldq;
     float scale;
     const int32_t *n_valid, *n_first;
@@ -63,7 +63,8 @@ static int64_t to_next_page(const attn_call *call, const void *const *pages, int
     return 0;
 }
 
-/* --- bringing the block into scratch ------------------------------------------------------------ */
+/* --- bringing the block into scratch
+ * ------------------------------------------------------------------- */
 
 static void widen_keys(const attn_call *call, int n_slabs, float *wide)
 {
@@ -123,7 +124,7 @@ static void panel_from_values(const attn_call *call, int n_keys, int g, float *p
     }
 }
 
-/* --- one chunk of queries ------------------------------------------------------------------------ */
+/* --- one chunk of queries ------------------------------------------------------------------- */
 
 /* The raw scores of queries [query, query + n) for the slabs that they see any of. */
 static void chunk_scores(const attn_call *call, int query, int n)
@@ -136,8 +137,11 @@ static void chunk_scores(const attn_call *call, int query, int n)
 
     for (int s = 0; s < SLABS_PER_BLOCK; s += n_slabs) {
         int page = s / SLABS_PER_PAGE, limit = SLABS_PER_BLOCK;
-        tile_job job = {.w_group = slab_bytes, .w_step = slab_bytes / kv->d_k, .n_k = kv->d_k,
-                        .ld_to = MOE_ATTN_BLOCK, .last_lanes = 16};
+        tile_job job = {.w_group = slab_bytes,
+                        .w_step = slab_bytes / kv->d_k,
+                        .n_k = kv->d_k,
+                        .ld_to = MOE_ATTN_BLOCK,
+                        .last_lanes = 16};
         if (s * 16 >= kv->n_keys)
             return;
         if (call->wide_k != NULL) {
@@ -204,7 +208,8 @@ static void outputs_over(const attn_call *call, int query, const float *p, int n
 {
     const moe_attn_block *kv = call->kv;
     int left = kv->d_v - 16 * (g + n_groups - 1);
-    tile_job job = {.to = call->o + (int64_t)query * kv->d_v + 16 * g, .ld_to = kv->d_v,
+    tile_job job = {.to = call->o + (int64_t)query * kv->d_v + 16 * g,
+                    .ld_to = kv->d_v,
                     .last_lanes = left < 16 ? left : 16};
     int stop;
 
@@ -274,7 +279,7 @@ static void chunk_outputs(const attn_call *call, int query, int n)
     }
 }
 
-/* --- entries of the table ------------------------------------------------------------------------ */
+/* --- entries of the table ------------------------------------------------------------------- */
 
 void ISA(moe_attn_block)(const float *q, int64_t ldq, int n_queries, float scale,
                          const moe_attn_block *kv, const int32_t *n_valid, const int32_t *n_first,

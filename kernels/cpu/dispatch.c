@@ -71,8 +71,8 @@ DEFINE_MATMUL(avx512)
         .rms_norm = moe_rms_norm_##isa_, .layer_norm = moe_layer_norm_##isa_,                      \
         .add = moe_add_##isa_, .add_scaled = moe_add_scaled_##isa_, .scale = moe_scale_##isa_,     \
         .silu_mul = moe_silu_mul_##isa_, .gelu_mul = moe_gelu_mul_##isa_,                          \
-        .gelu_erf = moe_gelu_erf_##isa_, .gelu_tanh = moe_gelu_tanh_##isa_,                        \
-        .exp = moe_exp_##isa_, .sigmoid = moe_sigmoid_##isa_, .softmax = moe_softmax_##isa_,       \
+        .gelu_erf = moe_gelu_erf_##isa_, .gelu_tanh = moe_gelu_tanh_##isa_, .exp = moe_exp_##isa_, \
+        .sigmoid = moe_sigmoid_##isa_, .softmax = moe_softmax_##isa_,                              \
         .exp_sum = moe_exp_sum_##isa_, .rope = moe_rope_##isa_, .kv_store = moe_kv_store_##isa_,   \
         .attn_block = moe_attn_block_##isa_, .attn_combine = moe_attn_combine_##isa_,              \
     }

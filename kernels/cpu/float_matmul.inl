@@ -68,9 +68,9 @@ static void matmul_groups(const matmul_chunk *chunk, int64_t group, int n_groups
             job.ld_to = last ? chunk->ldy : TILE_GROUPS * 16;
             job.last_lanes = last && rows_left < 16 ? (int)rows_left : 16;
             /* In a blocked product tile i fetches what the next stretch needs of group i. */
-            job.ahead = !blocked                        ? TILE_AHEAD
+            job.ahead = !blocked                      ? TILE_AHEAD
                         : widened || tile >= n_groups ? 0
-                                                        : tile * group_bytes + stretch * step;
+                                                      : tile * group_bytes + stretch * step;
             ISA(moe_tile_run)(&job, widened ? STORED_F32 : stored, n_groups, (int)n);
         }
     }

@@ -14,17 +14,17 @@
 typedef enum stored_type { STORED_F32, STORED_F16, STORED_BF16 } stored_type;
 
 typedef struct tile_job {
-    const void *w;        /* element (k, lane) of group g: w + g * w_group + k * w_step, 16 lanes */
-    int64_t w_group;      /* bytes */
-    int64_t w_step;       /* bytes */
-    int64_t n_k;          /* length of the chains, >= 0 */
+    const void *w;   /* element (k, lane) of group g: w + g * w_group + k * w_step, 16 lanes */
+    int64_t w_group; /* bytes */
+    int64_t w_step;  /* bytes */
+    int64_t n_k;     /* length of the chains, >= 0 */
     const float *x[TILE_TOKENS]; /* (n_k) per token */
-    const float *from;    /* (n_tokens, ld_from); NULL: +0 */
+    const float *from;           /* (n_tokens, ld_from); NULL: +0 */
     int64_t ld_from;
-    float *to;            /* (n_tokens, ld_to); may be `from` */
+    float *to; /* (n_tokens, ld_to); may be `from` */
     int64_t ld_to;
-    int last_lanes;       /* outputs of the last group, 1..16; the others are not touched */
-    int64_t ahead;        /* bytes between a vector of w and the line to prefetch with it */
+    int last_lanes; /* outputs of the last group, 1..16; the others are not touched */
+    int64_t ahead;  /* bytes between a vector of w and the line to prefetch with it */
 } tile_job;
 
 /* A good tile_job.ahead for w that is streamed from memory once. */

@@ -41,6 +41,8 @@
 #define MOE_QUANT_VECTOR 64 /* bytes: 16 rows, four columns */
 #define MOE_QUANT_SUPER 256 /* columns per block of the types with sub-blocks */
 
+_Static_assert(4 * MOE_GROUP_ROWS == MOE_QUANT_VECTOR, "a vector holds four bytes of every row");
+
 /* What distinguishes a type. */
 typedef struct moe_quant_form {
     int columns;  /* per block: 32 or 256; 0 for a type that is not one of these */

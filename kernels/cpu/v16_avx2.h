@@ -17,9 +17,15 @@
 #define TILE_TOKENS 6
 #define TILE_GROUPS 4
 #define TILE_GROUPS_FOR(tokens) ((tokens) == 1 ? 4 : (tokens) == 2 ? 3 : (tokens) == 3 ? 2 : 1)
+/* clang-format off */
 #define TILE_EACH(X) \
-    X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(1, 2) X(2, 2) X(3, 2) X(1, 3) X(2, 3) X(1, 4) X(1, 5) \
+    X(1, 1) X(2, 1) X(3, 1) X(4, 1) \
+    X(1, 2) X(2, 2) X(3, 2) \
+    X(1, 3) X(2, 3) \
+    X(1, 4) \
+    X(1, 5) \
     X(1, 6)
+/* clang-format on */
 
 typedef struct v16 {
     __m256 lo, hi; /* lanes 0..7 and 8..15 */
@@ -30,8 +36,8 @@ typedef struct v16 {
 /* All ones in lanes base + i < n. */
 V16_FN __m256i v16_first(int base, int64_t n)
 {
-    __m256i lane = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
-                                    _mm256_set1_epi32(base));
+    __m256i lane =
+        _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(base));
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), lane);
 }
 
@@ -177,8 +183,7 @@ V16_FN void v16_load_pairs(const float *p, v16 *even, v16 *odd)
 {
     v16 a = v16_load(p), b = v16_load(p + 16);
 #define V16_DEINTERLEAVE(x, y, imm)                                                                \
-    _mm256_castpd_ps(                                                                              \
-        _mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(x, y, imm)), 0xd8))
+    _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(x, y, imm)), 0xd8))
     *even = V16_BOTH(V16_DEINTERLEAVE(a.lo, a.hi, 0x88), V16_DEINTERLEAVE(b.lo, b.hi, 0x88));
     *odd = V16_BOTH(V16_DEINTERLEAVE(a.lo, a.hi, 0xdd), V16_DEINTERLEAVE(b.lo, b.hi, 0xdd));
 #undef V16_DEINTERLEAVE

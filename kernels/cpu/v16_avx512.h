@@ -17,10 +17,18 @@
 #define TILE_TOKENS 9
 #define TILE_GROUPS 4
 #define TILE_GROUPS_FOR(tokens) ((tokens) <= 6 ? 4 : 3)
+/* clang-format off */
 #define TILE_EACH(X) \
-    X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(1, 2) X(2, 2) X(3, 2) X(4, 2) X(1, 3) X(2, 3) X(3, 3) \
-    X(4, 3) X(1, 4) X(2, 4) X(3, 4) X(4, 4) X(1, 5) X(2, 5) X(3, 5) X(4, 5) X(1, 6) X(2, 6) \
-    X(3, 6) X(4, 6) X(1, 7) X(2, 7) X(3, 7) X(1, 8) X(2, 8) X(3, 8) X(1, 9) X(2, 9) X(3, 9)
+    X(1, 1) X(2, 1) X(3, 1) X(4, 1) \
+    X(1, 2) X(2, 2) X(3, 2) X(4, 2) \
+    X(1, 3) X(2, 3) X(3, 3) X(4, 3) \
+    X(1, 4) X(2, 4) X(3, 4) X(4, 4) \
+    X(1, 5) X(2, 5) X(3, 5) X(4, 5) \
+    X(1, 6) X(2, 6) X(3, 6) X(4, 6) \
+    X(1, 7) X(2, 7) X(3, 7) \
+    X(1, 8) X(2, 8) X(3, 8) \
+    X(1, 9) X(2, 9) X(3, 9)
+/* clang-format on */
 
 typedef __m512 v16;
 

@@ -12,8 +12,8 @@ V16_FN v16 v16_exp(v16 x)
     const v16 magic = v16_set1(0x1.8p+23f);
     v16 t = v16_fma(x, v16_set1(0x1.715476p+0f), magic); /* 1 / ln 2 */
     v16 n = v16_sub(t, magic);
-    v16 r = v16_fnma(n, v16_set1(0x1.63p-1f), x);      /* ln 2, upper bits */
-    r = v16_fnma(n, v16_set1(-0x1.bd0106p-13f), r);    /* ln 2, the rest */
+    v16 r = v16_fnma(n, v16_set1(0x1.63p-1f), x);   /* ln 2, upper bits */
+    r = v16_fnma(n, v16_set1(-0x1.bd0106p-13f), r); /* ln 2, the rest */
     v16 p = v16_set1(0x1.6d1254p-10f);
     p = v16_fma(p, r, v16_set1(0x1.120cbap-7f));
     p = v16_fma(p, r, v16_set1(0x1.555518p-5f));

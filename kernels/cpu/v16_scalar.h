@@ -22,8 +22,7 @@
 #define TILE_TOKENS 2
 #define TILE_GROUPS 2
 #define TILE_GROUPS_FOR(tokens) ((tokens) > 0 ? 2 : 0)
-#define TILE_EACH(X) \
-    X(1, 1) X(2, 1) X(1, 2) X(2, 2)
+#define TILE_EACH(X) X(1, 1) X(2, 1) X(1, 2) X(2, 2)
 
 typedef struct v16 {
     float lane[16];

@@ -17,7 +17,7 @@
             body                                                                                   \
         }                                                                                          \
         if (i < (n)) {                                                                             \
-            const int64_t left = (n) - i;                                                          \
+            const int64_t left = (n)-i;                                                            \
             body                                                                                   \
         }                                                                                          \
     } while (0)
@@ -41,10 +41,10 @@ V16_FN v16 keep_left(v16 a, int64_t left, float other)
 }
 
 /* y[i] = op(x[i]) and y[i] = op(a[i], b[i]) for all elements, whatever op does in a lane. */
-#define MAP_1(x, n, y, op)                                                                         \
-    EACH_16(n, { store_left((y) + i, op(load_left((x) + i, left)), left); })
+#define MAP_1(x, n, y, op) EACH_16(n, { store_left((y) + i, op(load_left((x) + i, left)), left); })
 #define MAP_2(a, b, n, y, op)                                                                      \
-    EACH_16(n, { store_left((y) + i, op(load_left((a) + i, left), load_left((b) + i, left)), left); })
+    EACH_16(                                                                                       \
+        n, { store_left((y) + i, op(load_left((a) + i, left), load_left((b) + i, left)), left); })
 
 float ISA(moe_dot)(const float *a, const float *b, int64_t n)
 {

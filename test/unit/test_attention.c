@@ -11,7 +11,7 @@ typedef struct problem {
     int64_t ldq;
     bool f32, mla;
     float *q;
-    float *k, *v; /* (MOE_ATTN_BLOCK, d_k), (MOE_ATTN_BLOCK, d_v) as the cache holds them, widened */
+    float *k, *v; /* (MOE_ATTN_BLOCK, d_k or d_v), as the cache holds them, widened */
     int32_t *n_valid, *n_first;
     void *pages[8];
     const void *k_pages[4], *v_pages[4];
@@ -282,7 +282,8 @@ static void combined_blocks_are_attention_over_all_keys(void **unused)
 
     (void)unused;
     for (int b = 0; b < BLOCKS; b++) {
-        make_problem(&p[b], &state, 1, b == BLOCKS - 1 ? 77 : 256, D, D, false, false, false, PLAIN);
+        make_problem(&p[b], &state, 1, b == BLOCKS - 1 ? 77 : 256, D, D, false, false, false,
+                     PLAIN);
         memcpy(p[b].q, p[0].q, D * sizeof(float));
         p[b].n_valid[0] = b == 1 ? 0 : p[b].n_keys;
     }

@@ -174,6 +174,7 @@ struct jinja_iter {
         const jinja_range *range;
         jinja_iter *source; /* MAP, SELECT, SHARED */
     };
+    jinja_value over; /* MAP and SELECT: what source walks once the first item is asked for */
     /* MAP and SELECT: the attribute path (or MISSING), the filter or test (or NULL), its args */
     jinja_value attribute, fallback;
     const jinja_builtin *builtin;

@@ -363,23 +363,12 @@ FILTER(filter_slice)
 
 /* --- lazy filters ----------------------------------------------------------------------------- */
 
-/* A lazy iterator over the value; an empty one if the value counts as false. */
+/* A lazy iterator over the value; over nothing if the value counts as false. */
 static bool lazy_over(jinja *j, jinja_value self, jinja_iter_kind kind, jinja_iter *it)
 {
-    jinja_value empty, source;
-    jinja_iter inner;
-    if (!jinja_truth(self)) {
-        if (!jinja_array_new(j, JINJA_LIST, 0, &empty))
-            return false;
-        self = empty;
-    }
-    if (!jinja_iter_open(j, self, &inner) || !jinja_iter_new(j, &inner, &source))
-        return false;
-    *it = (jinja_iter){.kind = kind,
-                       .source = source.iter,
-                       .attribute = jinja_missing(),
-                       .fallback = jinja_missing()};
-    return true;
+    *it = (jinja_iter){
+        .kind = kind, .over = self, .attribute = jinja_missing(), .fallback = jinja_missing()};
+    return jinja_truth(self) || jinja_array_new(j, JINJA_LIST, 0, &it->over);
 }
 
 /* The first `skipped` arguments gone, the rest for the filter or test. */

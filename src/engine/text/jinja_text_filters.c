@@ -204,18 +204,19 @@ FILTER(filter_truncate)
     (void)args;
     int64_t length, leeway;
     jinja_value end = a[2], head, blank, parts;
+    size_t n;
     *out = self;
-    if (self.kind == JINJA_UNDEFINED)
-        return true;
-    if (!want_string(j, self) || !want_integer(j, a[0], 255, &length) ||
+    if (!jinja_length(j, self, &n) || !want_integer(j, a[0], 255, &length) ||
         !want_integer(j, a[3].kind == JINJA_NONE ? jinja_missing() : a[3], 5, &leeway) ||
         (end.kind == JINJA_MISSING && !jinja_string_share(j, "...", 3, false, &end)) ||
         !want_string(j, end))
         return false;
     if (length < (int64_t)end.s->n_chars || leeway < 0)
         return jinja_fail(j, "truncate: expected length >= %zu and leeway >= 0", end.s->n_chars);
-    if ((int64_t)self.s->n_chars <= length || (int64_t)self.s->n_chars - length <= leeway)
+    if ((int64_t)n <= length || (int64_t)n - length <= leeway)
         return true;
+    if (!want_string(j, self))
+        return false;
     if (!jinja_slice(j, self, jinja_none(), jinja_int(length - (int64_t)end.s->n_chars),
                      jinja_none(), &head))
         return false;

@@ -827,6 +827,13 @@ bool jinja_iter_open(jinja *j, jinja_value v, jinja_iter *out)
 /* The next item of a lazy map or select. */
 static bool next_lazy(jinja *j, jinja_iter *it, jinja_value *item, bool *done)
 {
+    jinja_iter source;
+    jinja_value shared;
+    if (it->source == NULL) {
+        if (!jinja_iter_open(j, it->over, &source) || !jinja_iter_new(j, &source, &shared))
+            return false;
+        it->source = shared.iter;
+    }
     for (;;) {
         if (!jinja_iter_next(j, it->source, item, done) || *done)
             return !*done || j->status == MOE_OK;

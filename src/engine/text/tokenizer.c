@@ -8,14 +8,15 @@
 
 /* --- life ---------------------------------------------------------------------------------------------- */
 
+/* Hands a tokenizer over, or frees it and hands over NULL. */
 static moe_status finish(moe_tokenizer *tok, moe_status status, moe_tokenizer **out)
 {
     if (status != MOE_OK) {
         moe_tokenizer_free(tok);
-        return status;
+        tok = NULL;
     }
     *out = tok;
-    return MOE_OK;
+    return status;
 }
 
 static moe_tokenizer *new_tokenizer(void)
@@ -31,7 +32,7 @@ static moe_tokenizer *new_tokenizer(void)
 moe_status moe_tokenizer_from_json(const moe_tokenizer_files *files, moe_tokenizer **out,
                                    moe_error *err)
 {
-    moe_tokenizer *tok = new_tokenizer();
+    moe_tokenizer *tok = *out = new_tokenizer();
     if (tok == NULL)
         return moe_fail_memory(err, sizeof(*tok));
     return finish(tok, moe_tokenizer_read_json(files, tok, err), out);
@@ -49,7 +50,7 @@ moe_status moe_tokenizer_create(const moe_file *file, moe_tokenizer **out, moe_e
         };
         return moe_tokenizer_from_json(&files, out, err);
     }
-    moe_tokenizer *tok = new_tokenizer();
+    moe_tokenizer *tok = *out = new_tokenizer();
     if (tok == NULL)
         return moe_fail_memory(err, sizeof(*tok));
     return finish(tok, moe_tokenizer_read_gguf(file, tok, err), out);
