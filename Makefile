@@ -101,7 +101,7 @@ MODULE_big := pg_moe
 DATA := $(wildcard sql/pg_moe--*.sql)
 OBJS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard src/pg/*.c)) $(ENGINE_OBJS)
 PG_CPPFLAGS := -MMD -MP
-SHLIB_LINK := $(ENGINE_LIBS)
+SHLIB_LINK := -Wl$(,)--version-script=src/pg/exports.map $(ENGINE_LIBS)
 
 REGRESS := $(basename $(notdir $(wildcard test/sql/*.sql)))
 REGRESS_OPTS := --inputdir=test
@@ -111,6 +111,8 @@ EXTRA_CLEAN := $(BUILD)
 
 override with_llvm := no # nothing here is worth inlining into a JIT-compiled expression
 include $(PGXS)
+
+$(shlib): src/pg/exports.map
 
 $(BUILD)/src/pg/%.o: src/pg/%.c
 	@mkdir -p $(@D)

@@ -6,7 +6,7 @@ SELECT name, family, params, type, context FROM moe.models;
 
 \echo '-- Text that goes on.'
 \echo
-SELECT moe.generate('VACUUM reclaims', max_tokens => 16);
+SELECT moe.generate('CREATE TABLE creates', max_tokens => 16, stop => '{","}');
 
 \echo '-- A chat, and the reasoning before the answer.'
 \echo

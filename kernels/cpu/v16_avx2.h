@@ -12,6 +12,7 @@
 #include "half.h"
 
 #define V16_FN static inline __attribute__((always_inline))
+#define V16_MATH_FN V16_FN
 
 /* 12 accumulators, 2 weight registers and one broadcast of 16 registers. */
 #define TILE_TOKENS 6

@@ -12,6 +12,7 @@
 #include "half.h"
 
 #define V16_FN static inline __attribute__((always_inline))
+#define V16_MATH_FN V16_FN
 
 /* 3 * 9 accumulators, 3 weight vectors and one broadcast fill 31 of 32 registers. */
 #define TILE_TOKENS 9

@@ -7,7 +7,7 @@
 /* e^x within 1 ulp: 0 below -87.3365 (so no denormal results), +infinity from 88.72284 on, NaN for
  * NaN.  x = n ln 2 + r with |r| <= ln 2 / 2; n comes out of a sum with 1.5 * 2^23, whose last bits
  * then hold it as an integer. */
-V16_FN v16 v16_exp(v16 x)
+V16_MATH_FN v16 v16_exp(v16 x)
 {
     const v16 magic = v16_set1(0x1.8p+23f);
     v16 t = v16_fma(x, v16_set1(0x1.715476p+0f), magic); /* 1 / ln 2 */
@@ -27,24 +27,24 @@ V16_FN v16 v16_exp(v16 x)
 }
 
 /* 1 + e^-x, the denominator of sigmoid and silu. */
-V16_FN v16 v16_one_plus_exp_neg(v16 x)
+V16_MATH_FN v16 v16_one_plus_exp_neg(v16 x)
 {
     return v16_add(v16_set1(1.0f), v16_exp(v16_sub(v16_zero(), x)));
 }
 
-V16_FN v16 v16_sigmoid(v16 x)
+V16_MATH_FN v16 v16_sigmoid(v16 x)
 {
     return v16_div(v16_set1(1.0f), v16_one_plus_exp_neg(x));
 }
 
-V16_FN v16 v16_silu(v16 x)
+V16_MATH_FN v16 v16_silu(v16 x)
 {
     return v16_div(x, v16_one_plus_exp_neg(x));
 }
 
 /* The tanh form of GELU: x/2 (1 + tanh u) = x sigmoid(2u), 2u = x (c1 + c3 x^2) with
  * c1 = 2 sqrt(2/pi), c3 = 0.044715 c1. */
-V16_FN v16 v16_gelu_tanh(v16 x)
+V16_MATH_FN v16 v16_gelu_tanh(v16 x)
 {
     v16 u = v16_fma(v16_mul(x, x), v16_set1(0x1.2444f2p-4f), v16_set1(0x1.988454p+0f));
     return v16_div(x, v16_one_plus_exp_neg(v16_mul(x, u)));
@@ -52,7 +52,7 @@ V16_FN v16 v16_gelu_tanh(v16 x)
 
 /* Exact GELU, x Phi(x).  For |x| < 1: Phi(x) = 1/2 + x Q(x^2).  Else by the tail Phi(-|x|) =
  * e^(-x^2/2) t P(t), t = 1 / (1 + |x|/4), which for positive x is taken off 1. */
-V16_FN v16 v16_gelu_erf(v16 x)
+V16_MATH_FN v16 v16_gelu_erf(v16 x)
 {
     v16 a = v16_abs(x), square = v16_mul(x, x);
 

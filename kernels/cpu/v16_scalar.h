@@ -16,6 +16,8 @@
 #include "half.h"
 
 #define V16_FN static inline __attribute__((always_inline))
+/* For the functions of v16_math.inl, whose plain C is too long to repeat at every use. */
+#define V16_MATH_FN static __attribute__((noinline, unused))
 
 /* Register blocks of the matrix product (float_tile.h): the most tokens of a tile, the most
  * groups at all and for a number of tokens, and every (groups, tokens) that follows from them. */

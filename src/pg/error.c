@@ -69,6 +69,31 @@ message_for_client(const char *s)
 }
 
 /*
+ * What helps against most errors of a kind, where the engine has no better hint
+ */
+static const char *
+usual_hint(moe_status status)
+{
+	switch (status)
+	{
+		case MOE_ERR_NOT_FOUND:
+			return "The server reads the path, on its own machine.";
+		case MOE_ERR_PERMISSION:
+			return "The operating system user that runs the server must be allowed to read it.";
+		case MOE_ERR_FORMAT:
+			return "The file is damaged, or is not what its name says; fetch it again.";
+		case MOE_ERR_UNSUPPORTED:
+			return "The manual lists the families, types and file formats that work.";
+		case MOE_ERR_MEMORY:
+			return "Free some memory, or use a smaller model or a smaller moe.kv_cache_size.";
+		case MOE_ERR_TEMPLATE:
+			return "This comes from the chat template; see moe.apply_chat_template().";
+		default:
+			return NULL;
+	}
+}
+
+/*
  * Raise an error of the engine
  *
  * doing, if not NULL, says what could not be done and stands before the
@@ -78,6 +103,7 @@ void
 moe_throw(const moe_error *err, const char *doing)
 {
 	char	   *message = message_for_client(err->message);
+	const char *hint = err->hint[0] ? message_for_client(err->hint) : usual_hint(err->status);
 
 	if (err->status == MOE_ERR_CANCELLED)
 	{
@@ -92,6 +118,6 @@ moe_throw(const moe_error *err, const char *doing)
 			(errcode(sqlstate_of(err->status)),
 			 doing ? errmsg("%s: %s", doing, message) : errmsg("%s", message),
 			 err->detail[0] ? errdetail("%s", message_for_client(err->detail)) : 0,
-			 err->hint[0] ? errhint("%s", message_for_client(err->hint)) : 0));
+			 hint ? errhint("%s", hint) : 0));
 	pg_unreachable();
 }

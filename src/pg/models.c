@@ -217,7 +217,8 @@ pg_moe_load_model(PG_FUNCTION_ARGS)
 	if (!is_absolute_path(row.path))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_NAME),
-				 errmsg("path of a model must be absolute: \"%s\"", row.path)));
+				 errmsg("path of a model must be absolute: \"%s\"", row.path),
+				 errhint("The server reads it, on its own machine.")));
 	canonicalize_path(row.path);
 	moe_options_init(&options);
 	moe_options_read(&options, row.options, MOE_SCOPE_LOAD);

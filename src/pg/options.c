@@ -283,7 +283,8 @@ moe_options_read(MoeOptions *options, Jsonb *json, int scope)
 	if (!JB_ROOT_IS_OBJECT(json))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("options must be a JSON object")));
+				 errmsg("options must be a JSON object"),
+				 errhint("For example '{\"top_k\": 40}'.")));
 
 	it = JsonbIteratorInit(&json->root);
 	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
@@ -325,7 +326,8 @@ moe_options_set_stop(MoeOptions *options, ArrayType *array)
 		if (nulls[i])
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("stop strings must not be null")));
+					 errmsg("stop strings must not be null"),
+					 errhint("array_remove() takes them out.")));
 		element = DatumGetTextPP(elements[i]);
 		add_stop(options, moe_utf8_cstring(VARDATA_ANY(element), VARSIZE_ANY_EXHDR(element)));
 	}
@@ -340,15 +342,18 @@ moe_options_check(const MoeOptions *options)
 	if (options->max_tokens < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("max_tokens must not be negative")));
+				 errmsg("max_tokens must not be negative"),
+				 errhint("With 0 nothing is generated; NULL means the default of 128.")));
 	if (!(options->temperature >= 0 && options->temperature <= 1000))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("temperature must be between 0 and 1000")));
+				 errmsg("temperature must be between 0 and 1000"),
+				 errhint("0 always takes the likeliest token, 1 draws from the model's own distribution.")));
 	if (options->top_p <= 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("option \"top_p\" must be greater than 0")));
+				 errmsg("option \"top_p\" must be greater than 0"),
+				 errhint("1 switches it off.")));
 }
 
 /*

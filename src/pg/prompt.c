@@ -93,7 +93,8 @@ moe_tokens_of_array(ArrayType *array)
 	if (array_contains_nulls(array))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("token ids must not be null")));
+				 errmsg("token ids must not be null"),
+				 errhint("array_remove() takes them out.")));
 	tokens.n = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
 	tokens.ids = palloc(sizeof(int32_t) * (tokens.n + 1));
 	memcpy(tokens.ids, ARR_DATA_PTR(array), sizeof(int32_t) * tokens.n);
@@ -115,6 +116,19 @@ moe_array_of_tokens(const int32_t *ids, size_t n)
 }
 
 /*
+ * Refuse a prompt without a character
+ */
+static void
+require_text(const text *prompt)
+{
+	if (VARSIZE_ANY_EXHDR(prompt) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the prompt is empty"),
+				 errhint("nullif(prompt, '') gives NULL for an empty one.")));
+}
+
+/*
  * Tokens of a prompt that is not a chat
  */
 MoeTokens
@@ -125,6 +139,7 @@ moe_tokens_of_prompt(const MoeOpenModel *model, Datum prompt, MoePromptType type
 
 	if (type == MOE_PROMPT_TOKENS)
 		return moe_tokens_of_array(DatumGetArrayTypeP(prompt));
+	require_text(DatumGetTextPP(prompt));
 	if (options->add_special)
 		flags |= MOE_TEXT_ADD_SPECIAL;
 	if (options->parse_special)
@@ -155,6 +170,7 @@ moe_chat_messages(Datum prompt, MoePromptType type, const MoeOptions *options)
 	{
 		MoeUtf8		s = moe_utf8_from_text(DatumGetTextPP(prompt));
 
+		require_text(DatumGetTextPP(prompt));
 		appendStringInfoChar(&buf, '[');
 		if (options->system)
 		{

@@ -51,7 +51,8 @@ next_tokens(FunctionCallInfo fcinfo, MoePromptType type)
 	if (k < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("k must be at least 1")));
+				 errmsg("k must be at least 1"),
+				 errhint("It is the number of rows to return.")));
 
 	model = moe_host_open(moe_model_require(moe_text_arg(fcinfo, 1)), false);
 	tokens = prompt_tokens(model, fcinfo, type);
@@ -154,7 +155,7 @@ pg_moe_score(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 
 	model = moe_host_open(moe_model_require(moe_text_arg(fcinfo, 2)), false);
-	prompt = prompt_tokens(model, fcinfo, MOE_PROMPT_TEXT);
+	prompt = moe_tokens_of_text(model, "", PG_GETARG_TEXT_PP(0), MOE_TEXT_ADD_SPECIAL);
 	completion = moe_tokens_of_text(model, "", PG_GETARG_TEXT_PP(1), 0);
 	all.n = prompt.n + completion.n;
 	all.ids = palloc_array(int32, all.n + 1);

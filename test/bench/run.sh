@@ -115,7 +115,7 @@ second_session() { # FILE MODEL
         generation "$2" 8
         echo "\\! touch $ready"
         echo 'SELECT pg_sleep(600);'
-    } | sql -o /dev/null &
+    } | sql -o /dev/null 2>/dev/null &
     first=$!
     until [ -e "$ready" ]; do sleep 0.1; done
     mapfile -t lines < <({
@@ -182,7 +182,7 @@ SELECT us.model, us.threads, us.work, round(us.value::numeric, 1) AS pg_moe,
        AND (peer.model, peer.threads, peer.work) = (us.model, us.threads, us.work)
   LEFT JOIN best AS base ON us.work = 'sql_generate_ms' AND base.work = 'engine_generate_ms'
        AND (base.model, base.threads) = (us.model, us.threads)
- WHERE us.engine = 'pg_moe' AND us.work <> 'engine_generate_ms'
+ WHERE us.engine = 'pg_moe' AND us.work NOT IN ('engine_generate_ms', 'generate_ms', 'weight_mb')
  ORDER BY us.model, us.work, us.threads;
 END
 echo "All figures: ${BUILD:-build}/bench.json"

@@ -176,7 +176,7 @@ static moe_status check_request(const moe_model *model, const moe_request *r, mo
 
     if (r->n_prompt == 0) {
         moe_fail(err, MOE_ERR_INVALID, "the prompt has no tokens");
-        return moe_hint(err, "This model puts no token of its own in front of an empty text.");
+        return moe_hint(err, "Give at least one token.");
     }
     if (r->n_prompt > (size_t)info->n_ctx) {
         moe_fail(err, MOE_ERR_TOO_LONG, "the prompt has %zu tokens, but the context of the model is %d tokens",

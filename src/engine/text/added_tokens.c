@@ -1,7 +1,8 @@
 /*
  * Finding added tokens.  The tokens are a sorted array; at a place in the text the candidates are a
- * range of it that shrinks by one byte of text at a time, and the longest token is the last one that was
- * complete.  The first byte's range is a table, so places where no token begins cost one look-up.
+ * range of it that shrinks by one byte of text at a time, and the longest token is the last one
+ * that was complete.  The first byte's range is a table, so places where no token begins cost one
+ * look-up.
  */
 #include "added_tokens.h"
 
@@ -71,9 +72,10 @@ void moe_added_tokens_free(moe_added_tokens *added)
     free(added->tokens);
 }
 
-/* Of tokens[low..high), which agree in their first `at` bytes, the first whose byte `at` is not below
- * `byte`; a token that ends there is below everything. */
-static size_t lower_bound(const moe_added_token *tokens, size_t low, size_t high, size_t at, int byte)
+/* Of tokens[low..high), which agree in their first `at` bytes, the first whose byte `at` is not
+ * below `byte`; a token that ends there is below everything. */
+static size_t lower_bound(const moe_added_token *tokens, size_t low, size_t high, size_t at,
+                          int byte)
 {
     while (low < high) {
         size_t middle = low + (high - low) / 2;

@@ -10,8 +10,8 @@ typedef struct moe_added_token {
     char *text; /* malloc'ed, not empty */
     size_t len;
     int32_t id;
-    bool special;      /* found only when special tokens are parsed */
-    bool single_word;  /* only where no word character touches it */
+    bool special;        /* found only when special tokens are parsed */
+    bool single_word;    /* only where no word character touches it */
     bool lstrip, rstrip; /* takes the spaces before, after it along */
 } moe_added_token;
 
@@ -29,9 +29,9 @@ moe_status moe_added_tokens_add(moe_added_tokens *added, const moe_added_token *
 void moe_added_tokens_finish(moe_added_tokens *added);
 void moe_added_tokens_free(moe_added_tokens *added);
 
-/* The first token in s[0..len), valid UTF-8, from `from` on: of those that begin leftmost the longest.
- * [*start, *end) is what it takes, with its spaces.  A special token is found, and its text skipped,
- * but not returned unless parse_special.  NULL: none. */
+/* The first token in s[0..len), valid UTF-8, from `from` on: of those that begin leftmost the
+ * longest.  [*start, *end) is what it takes, with its spaces.  A special token is found, and its
+ * text skipped, but not returned unless parse_special.  NULL: none. */
 const moe_added_token *moe_added_tokens_find(const moe_added_tokens *added, const char *s,
                                              size_t len, size_t from, bool parse_special,
                                              size_t *start, size_t *end);

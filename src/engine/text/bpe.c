@@ -1,12 +1,13 @@
 /*
- * Byte-pair encoding (Sennrich et al. 2016, on bytes as in GPT-2).  Of all adjacent pairs that have a
- * merge, the one of the lowest rank is merged, the leftmost of equals, until none is left.
+ * Byte-pair encoding (Sennrich et al. 2016, on bytes as in GPT-2).  Of all adjacent pairs that have
+ * a merge, the one of the lowest rank is merged, the leftmost of equals, until none is left.
  *
  * Three ways, by the length of the piece:
- *   - most pieces of ordinary text are one token.  Merges need not lead to it, so what BPE makes of a token's
- *     own text is found out once per token and remembered in `known`: threads may find out the
- *     same thing at the same time and store the same answer, so relaxed atomics suffice;
- *   - a short piece is an array of symbols beside the ranks of its pairs, searched from end to end for each merge;
+ *   - most pieces of ordinary text are one token.  Merges need not lead to it, so what BPE makes of
+ *     a token's own text is found out once per token and remembered in `known`: threads may find
+ *     out the same thing at the same time and store the same answer, so relaxed atomics suffice;
+ *   - a short piece is an array of symbols beside the ranks of its pairs, searched from end to end
+ *     for each merge;
  *   - a long piece is a doubly linked list with a heap of (rank, position).  A heap entry whose
  *     rank is no longer the rank of the pair at its position is stale and skipped.
  */
@@ -21,7 +22,7 @@
 
 enum { UNKNOWN_YET, ONE_TOKEN, SEVERAL_TOKENS };
 
-/* --- tables ------------------------------------------------------------------------------------------ */
+/* --- tables ----------------------------------------------------------------------------------- */
 
 moe_status moe_bpe_init(moe_bpe *bpe, const moe_vocab *vocab, size_t n_merges, moe_error *err)
 {
@@ -49,12 +50,12 @@ void moe_bpe_free(moe_bpe *bpe)
 }
 
 /* The slot that holds the pair, or the free one where it would go. */
-static struct moe_merge *find_merge(const moe_bpe *bpe, int32_t left, int32_t right)
+static moe_merge *find_merge(const moe_bpe *bpe, int32_t left, int32_t right)
 {
     uint64_t h = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * UINT64_C(0x9E3779B97F4A7C15);
     h ^= h >> 32;
     for (uint32_t i = (uint32_t)h & bpe->merge_mask;; i = (i + 1) & bpe->merge_mask) {
-        struct moe_merge *merge = &bpe->merges[i];
+        moe_merge *merge = &bpe->merges[i];
         if ((merge->left == left && merge->right == right) || merge->left < 0)
             return merge;
     }
@@ -62,9 +63,9 @@ static struct moe_merge *find_merge(const moe_bpe *bpe, int32_t left, int32_t ri
 
 void moe_bpe_add_merge(moe_bpe *bpe, int32_t left, int32_t right, int32_t id)
 {
-    struct moe_merge *merge = find_merge(bpe, left, right);
+    moe_merge *merge = find_merge(bpe, left, right);
     if (merge->left < 0)
-        *merge = (struct moe_merge){left, right, bpe->n_merges, id};
+        *merge = (moe_merge){left, right, bpe->n_merges, id};
     bpe->n_merges++;
 }
 
@@ -79,7 +80,7 @@ void moe_bpe_finish(moe_bpe *bpe)
 /* The rank of a pair, NO_RANK if it has no merge; *id is what it becomes. */
 static inline uint32_t pair_rank(const moe_bpe *bpe, int32_t left, int32_t right, int32_t *id)
 {
-    const struct moe_merge *merge = find_merge(bpe, left, right);
+    const moe_merge *merge = find_merge(bpe, left, right);
     if (merge->left < 0)
         return NO_RANK;
     *id = merge->id;
@@ -104,7 +105,7 @@ static size_t first_symbols(const moe_bpe *bpe, const char *piece, size_t len, i
     return n;
 }
 
-/* --- short pieces ------------------------------------------------------------------------------------- */
+/* --- short pieces ----------------------------------------------------------------------------- */
 
 /* Merges symbols[0..n), n <= SHORT_PIECE, in place; returns how many are left. */
 static size_t merge_short(const moe_bpe *bpe, int32_t *symbols, size_t n)
@@ -139,7 +140,7 @@ static size_t merge_short(const moe_bpe *bpe, int32_t *symbols, size_t n)
     }
 }
 
-/* --- long pieces -------------------------------------------------------------------------------------- */
+/* --- long pieces ------------------------------------------------------------------------------ */
 
 /* A list node; nodes keep their places, so positions order them. */
 typedef struct node {
@@ -248,16 +249,17 @@ static moe_status encode_long(const moe_bpe *bpe, const char *piece, size_t len,
     return ok ? MOE_OK : moe_fail_memory(err, len * sizeof(node));
 }
 
-/* --- public ------------------------------------------------------------------------------------------- */
+/* --- public ----------------------------------------------------------------------------------- */
 
 moe_status moe_bpe_encode(const moe_bpe *bpe, const char *piece, size_t len, moe_ids *ids,
                           moe_error *err)
 {
     int32_t symbols[SHORT_PIECE];
     int32_t token = moe_token_map_find(&bpe->words, piece, len);
-    int known = token < 0             ? SEVERAL_TOKENS
-                : bpe->ignore_merges ? ONE_TOKEN
-                                     : atomic_load_explicit(&bpe->known[token], memory_order_relaxed);
+    int known = token < 0 ? SEVERAL_TOKENS
+                : bpe->ignore_merges
+                    ? ONE_TOKEN
+                    : atomic_load_explicit(&bpe->known[token], memory_order_relaxed);
     if (known == ONE_TOKEN)
         return moe_ids_add(ids, token) ? MOE_OK : moe_fail_memory(err, sizeof(token));
     if (len > SHORT_PIECE)

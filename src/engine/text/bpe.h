@@ -6,18 +6,20 @@
 
 #include "vocabulary.h"
 
+typedef struct moe_merge {
+    int32_t left, right; /* left -1: a free slot */
+    uint32_t rank;
+    int32_t id; /* of both together */
+} moe_merge;
+
 /* Tables of a byte-level BPE model; texts of the vocabulary are plain bytes. */
 typedef struct moe_bpe {
-    const moe_vocab *vocab;  /* must outlive it */
-    moe_token_map words;     /* byte string to token */
-    int32_t byte_ids[256];   /* the token of each byte; -1 if the vocabulary lacks it */
-    int32_t unknown;         /* stands for bytes without token; -1: they are dropped */
-    bool ignore_merges;      /* a piece that is a token is that token, whatever the merges say */
-    struct moe_merge {
-        int32_t left, right; /* left -1: free */
-        uint32_t rank;
-        int32_t id;          /* of both together */
-    } *merges;               /* (merge_mask + 1), open addressing, at most half full */
+    const moe_vocab *vocab; /* must outlive it */
+    moe_token_map words;    /* byte string to token */
+    int32_t byte_ids[256];  /* the token of each byte; -1 if the vocabulary lacks it */
+    int32_t unknown;        /* stands for bytes without token; -1: they are dropped */
+    bool ignore_merges;     /* a piece that is a token is that token, whatever the merges say */
+    moe_merge *merges;      /* (merge_mask + 1), open addressing, at most half full */
     uint32_t merge_mask;
     uint32_t n_merges;
     _Atomic unsigned char *known; /* (vocab->n) what BPE makes of a token's own text, found out when

@@ -25,7 +25,8 @@ int moe_alphabet_byte(int32_t cp)
 
 bool moe_alphabet_decode(const char *s, size_t len, moe_buf *out, bool *whole)
 {
-    size_t before = out->len;
+    size_t before = out->len, n = 0;
+    char bytes[64];
     *whole = true;
     for (size_t i = 0; i < len;) {
         int32_t cp;
@@ -36,11 +37,14 @@ bool moe_alphabet_decode(const char *s, size_t len, moe_buf *out, bool *whole)
             *whole = false;
             return true;
         }
-        char c = (char)byte;
-        if (!moe_buf_add(out, &c, 1))
-            return false;
+        bytes[n++] = (char)byte;
+        if (n == sizeof(bytes)) {
+            if (!moe_buf_add(out, bytes, n))
+                return false;
+            n = 0;
+        }
     }
-    return true;
+    return moe_buf_add(out, bytes, n);
 }
 
 bool moe_alphabet_encode(const char *bytes, size_t len, moe_buf *out)

@@ -1,12 +1,13 @@
 /*
  * Oniguruma patterns on PCRE2.
  *
- * The two dialects agree on almost everything that tokenizers use.  What differs is rewritten before
- * compiling:
- *   \s \S \w \W     Oniguruma's classes; PCRE2 counts U+180E as a space and sees fewer word characters
+ * The two dialects agree on almost everything that tokenizers use.  What differs is rewritten
+ * before compiling:
+ *   \s \S \w \W     Oniguruma's classes; in PCRE2 U+180E is a space, and \w has fewer members
  *   x{0,n}+ x{1,n}+ a quantifier of a quantifier, so x* and x+; in PCRE2 a possessive one
  *   x{,n}           x{0,n}
  *   \uHHHH          \x{HHHH}
+ *   \p{Script}      the characters of the script alone, which PCRE2 calls \p{sc:Script}
  *   ^ $             match at line ends (PCRE2_MULTILINE), lines end in \n only
  * and refused where a rewriting would not be short: set operations and nested classes, \h, \H,
  * other x{m,n}+, option letters except i.  Cost is bounded by a match limit in proportion to the
@@ -17,19 +18,23 @@
 
 #include <ctype.h>
 #include <pcre2.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "unicode.h"
 
 /* Inside of a class.  The quirk is Oniguruma's: of the category No only those in Latin-1 are \w. */
-#define SPACE "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}" \
-              "\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
-#define NOT_SPACE "\\x{0}-\\x{8}\\x{e}-\\x{1f}\\x{21}-\\x{84}\\x{86}-\\x{9f}\\x{a1}-\\x{167f}" \
-                  "\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}\\x{202a}-\\x{202e}" \
-                  "\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{10ffff}"
-#define WORD "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}" \
-             "\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
+#define SPACE                                                                                      \
+    "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}"                               \
+    "\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
+#define NOT_SPACE                                                                                  \
+    "\\x{0}-\\x{8}\\x{e}-\\x{1f}\\x{21}-\\x{84}\\x{86}-\\x{9f}\\x{a1}-\\x{167f}"                   \
+    "\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}\\x{202a}-\\x{202e}"                                    \
+    "\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{10ffff}"
+#define WORD                                                                                       \
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}"                        \
+    "\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
 
 #define MAX_PATTERN 65536
 #define MIN_MATCH_LIMIT 10000000u
@@ -40,7 +45,7 @@ struct moe_expression {
     bool jit;
 };
 
-/* --- rewriting --------------------------------------------------------------------------------------- */
+/* --- rewriting -------------------------------------------------------------------------------- */
 
 static moe_status refuse(moe_error *err, const char *what, const char *at)
 {
@@ -67,6 +72,23 @@ static const char *rewrite_escape(const char *p, bool in_class)
     }
 }
 
+/* Whether name[0..len) is a script that PCRE2 takes with its extensions unless "sc:" stands before
+ * it. Before 10.40 it knew neither; then the answer is no, which is right. */
+static bool is_script(const char *name, size_t len)
+{
+    char pattern[48];
+    int code;
+    PCRE2_SIZE at;
+    if (len > 32 || name[0] == '^')
+        return false;
+    snprintf(pattern, sizeof(pattern), "\\p{sc:%.*s}", (int)len, name);
+    pcre2_code *script =
+        pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF, &code, &at, NULL);
+    bool known = script != NULL;
+    pcre2_code_free(script);
+    return known;
+}
+
 /* Appends the escape sequence at p (p[0] is a backslash) and returns its length in *used. */
 static moe_status translate_escape(const char *p, bool in_class, moe_buf *out, size_t *used,
                                    moe_error *err)
@@ -83,13 +105,17 @@ static moe_status translate_escape(const char *p, bool in_class, moe_buf *out, s
             if (!isxdigit((unsigned char)p[i]))
                 return refuse(err, "\\u without four digits", p);
         *used = 6;
-        ok = moe_buf_add_str(out, "\\x{") && moe_buf_add(out, p + 2, 4) && moe_buf_add_str(out, "}");
+        ok =
+            moe_buf_add_str(out, "\\x{") && moe_buf_add(out, p + 2, 4) && moe_buf_add_str(out, "}");
+    } else if ((p[1] == 'p' || p[1] == 'P') && p[2] == '{') {
+        *used = strcspn(p, "}");
+        if (p[*used] == '\0')
+            return moe_fail(err, MOE_ERR_FORMAT,
+                            "the tokenizer's pattern has a property without end");
+        bool script = is_script(p + 3, *used - 3);
+        ok = moe_buf_add(out, p, 3) && moe_buf_add_str(out, script ? "sc:" : "") &&
+             moe_buf_add(out, p + 3, *used - 3);
     } else {
-        const char *brace = strchr("pPx", p[1]) != NULL && p[1] != '\0' && p[2] == '{'
-                                ? strchr(p, '}')
-                                : NULL;
-        if (brace != NULL)
-            *used = (size_t)(brace - p) + 1;
         ok = moe_buf_add(out, p, *used);
     }
     return ok ? MOE_OK : moe_fail_memory(err, out->len);
@@ -170,7 +196,7 @@ static moe_status translate(const char *pattern, moe_buf *out, moe_error *err)
     return ok ? status : moe_fail_memory(err, out->len);
 }
 
-/* --- compiling --------------------------------------------------------------------------------------- */
+/* --- compiling -------------------------------------------------------------------------------- */
 
 static moe_status compile(const char *pattern, size_t len, uint32_t options, moe_expression **out,
                           moe_error *err)
@@ -211,8 +237,9 @@ moe_status moe_expression_create(const char *pattern, size_t len, moe_expression
         return moe_fail(err, MOE_ERR_FORMAT, "the tokenizer's pattern holds a zero byte");
     /* Tried at every space of a long run, each time to the run's end, this one would take quadratic
      * time; beginning only where a run begins finds the same. */
-    bool ok = len == 4 && memcmp(pattern, "\\s+$", 4) == 0 ? moe_buf_add_str(&source, "(?<!\\s)\\s+$")
-                                                          : moe_buf_add(&source, pattern, len);
+    bool ok = len == 4 && memcmp(pattern, "\\s+$", 4) == 0
+                  ? moe_buf_add_str(&source, "(?<!\\s)\\s+$")
+                  : moe_buf_add(&source, pattern, len);
     ok = ok && moe_buf_add(&translated, "", 0);
     moe_status status = ok ? translate(source.data, &translated, err) : moe_fail_memory(err, len);
     if (status == MOE_OK)
@@ -236,7 +263,7 @@ void moe_expression_free(moe_expression *expression)
     free(expression);
 }
 
-/* --- matching ---------------------------------------------------------------------------------------- */
+/* --- matching --------------------------------------------------------------------------------- */
 
 void moe_match_work_free(moe_match_work *work)
 {
@@ -254,7 +281,8 @@ static int interpret(const moe_expression *expression, pcre2_match_data *data, c
         return PCRE2_ERROR_NOMEMORY;
     size_t limit = len > UINT32_MAX / 32 ? UINT32_MAX : 32 * len;
     pcre2_set_match_limit(context, limit < MIN_MATCH_LIMIT ? MIN_MATCH_LIMIT : (uint32_t)limit);
-    pcre2_set_depth_limit(context, UINT32_MAX); /* frames are on the heap, which has its own limit */
+    pcre2_set_depth_limit(context,
+                          UINT32_MAX); /* frames are on the heap, which has its own limit */
     pcre2_set_heap_limit(context, HEAP_LIMIT_KIB);
     int rc = pcre2_match(expression->code, (PCRE2_SPTR)s, len, from,
                          PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, data, context);

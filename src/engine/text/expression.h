@@ -1,6 +1,6 @@
 /*
- * The regular expressions of tokenizers: Oniguruma's dialect, as the Rust library `tokenizers` reads it,
- * run by PCRE2.
+ * The regular expressions of tokenizers: Oniguruma's dialect, as the Rust library `tokenizers`
+ * reads it, run by PCRE2.
  */
 #ifndef MOE_EXPRESSION_H
 #define MOE_EXPRESSION_H
@@ -34,8 +34,8 @@ typedef struct moe_match {
     bool any; /* there was a match before */
 } moe_match;
 
-/* The next match after *match in s[0..len), valid UTF-8, if only an empty one then not where the last
- * one ended.  match->found = false: none.  MOE_ERR_INVALID if matching takes more work than a
+/* The next match after *match in s[0..len), valid UTF-8, if only an empty one then not where the
+ * last one ended.  match->found = false: none.  MOE_ERR_INVALID if matching takes more work than a
  * multiple of len. */
 moe_status moe_expression_next(const moe_expression *expression, moe_match_work *work,
                                const char *s, size_t len, moe_match *match, moe_error *err);

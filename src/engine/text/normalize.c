@@ -1,12 +1,12 @@
 /*
  * Normalizers, each one pass over the text.
  *
- * ASCII is copied or looked up byte by byte; other characters are gathered in runs of code points.  A run
- * is decomposed and put into canonical order as a whole, and composed again where the form asks for
- * it.  Decomposed forms of ASCII are ASCII and never move, so a run may begin and end next to it;
- * for the composed forms a run also takes in the ASCII character before it, which may be a base.
- * utf8proc has the mappings, but its ordering is quadratic in the number of marks in a row; ours
- * sorts long rows by counting.
+ * ASCII is copied or looked up byte by byte; other characters are gathered in runs of code points.
+ * A run is decomposed and put into canonical order as a whole, and composed again where the form
+ * asks for it.  Decomposed forms of ASCII are ASCII and never move, so a run may begin and end next
+ * to it; for the composed forms a run also takes in the ASCII character before it, which may be a
+ * base. utf8proc has the mappings, but its ordering is quadratic in the number of marks in a row;
+ * ours sorts long rows by counting.
  */
 #include "normalize.h"
 
@@ -19,7 +19,8 @@
 #define LONG_ROW 32 /* marks in a row from which on counting is faster than insertion */
 #define LONGEST_DECOMPOSITION 32 /* code points; Unicode has none beyond 18 (U+FDFA) */
 
-/* How far a text may grow: beyond any normal form, but not without end by a broken file's REPLACE. */
+/* How far a text may grow: beyond any normal form, but not without end by a broken file's REPLACE.
+ */
 #define MAX_GROWTH 64
 #define MAX_GROWTH_OF_SHORT 65536
 
@@ -53,17 +54,28 @@ static bool points_add(points *p, int32_t cp)
     return true;
 }
 
+static bool write_point(int32_t cp, moe_buf *out)
+{
+    char text[4];
+    return moe_buf_add(out, text, moe_utf8_put(cp, text));
+}
+
 static bool write_points(const points *p, moe_buf *out)
 {
-    for (size_t i = 0; i < p->len; i++) {
-        char text[4];
-        if (!moe_buf_add(out, text, moe_utf8_put(p->data[i], text)))
+    for (size_t i = 0; i < p->len; i++)
+        if (!write_point(p->data[i], out))
             return false;
-    }
     return true;
 }
 
-/* --- canonical decomposition and order ------------------------------------------------------------------ */
+static bool write_lower(int32_t cp, moe_buf *out)
+{
+    int32_t lower[2];
+    int n = moe_char_lower(cp, lower);
+    return write_point(lower[0], out) && (n == 1 || write_point(lower[1], out));
+}
+
+/* --- canonical decomposition and order -------------------------------------------------------- */
 
 static int combining_class(int32_t cp)
 {
@@ -87,7 +99,7 @@ static void sort_row(int32_t *row, size_t n, int32_t *scratch)
     size_t begin[257] = {0};
     for (size_t i = 0; i < n; i++)
         begin[combining_class(row[i]) + 1]++;
-    for (int class = 0; class < 256; class++)
+    for (int class = 0; class < 256; class ++)
         begin[class + 1] += begin[class];
     for (size_t i = 0; i < n; i++)
         scratch[begin[combining_class(row[i])]++] = row[i];
@@ -115,15 +127,15 @@ static bool decompose(int32_t cp, utf8proc_option_t options, points *out)
     int class = 0;
     if (!points_reserve(out, LONGEST_DECOMPOSITION))
         return false;
-    utf8proc_ssize_t n = utf8proc_decompose_char(cp, out->data + out->len, LONGEST_DECOMPOSITION,
-                                                 options, &class);
+    utf8proc_ssize_t n =
+        utf8proc_decompose_char(cp, out->data + out->len, LONGEST_DECOMPOSITION, options, &class);
     if (n < 1 || n > LONGEST_DECOMPOSITION)
         return points_add(out, cp);
     out->len += (size_t)n;
     return true;
 }
 
-/* --- normal forms ------------------------------------------------------------------------------------- */
+/* --- normal forms ----------------------------------------------------------------------------- */
 
 /* Two work arrays that a call keeps from run to run. */
 typedef struct normal_work {
@@ -162,7 +174,7 @@ static bool normal_form(const char *s, size_t len, bool compat, bool compose, no
     return true;
 }
 
-/* --- BERT ------------------------------------------------------------------------------------------------ */
+/* --- BERT ------------------------------------------------------------------------------------- */
 
 /* Orders, strips and lowers the run that bert_add has made. */
 static bool bert_run(const moe_normal_step *step, normal_work *work, moe_buf *out)
@@ -179,15 +191,9 @@ static bool bert_run(const moe_normal_step *step, normal_work *work, moe_buf *ou
     }
     if (!step->lowercase)
         return write_points(run, out);
-    for (size_t i = 0; i < run->len; i++) {
-        int32_t lower[2];
-        int n = moe_char_lower(run->data[i], lower);
-        for (int k = 0; k < n; k++) {
-            char text[4];
-            if (!moe_buf_add(out, text, moe_utf8_put(lower[k], text)))
-                return false;
-        }
-    }
+    for (size_t i = 0; i < run->len; i++)
+        if (!write_lower(run->data[i], out))
+            return false;
     return true;
 }
 
@@ -241,19 +247,15 @@ static bool bert(const moe_normal_step *step, const char *s, size_t len, normal_
     return true;
 }
 
-/* --- the other steps ------------------------------------------------------------------------------------ */
+/* --- the other steps -------------------------------------------------------------------------- */
 
 static bool lowercase(const char *s, size_t len, moe_buf *out)
 {
     for (size_t i = 0; i < len;) {
-        int32_t cp, lower[2];
+        int32_t cp;
         i += moe_utf8_get(s + i, &cp);
-        int n = moe_char_lower(cp, lower);
-        for (int k = 0; k < n; k++) {
-            char text[4];
-            if (!moe_buf_add(out, text, moe_utf8_put(lower[k], text)))
-                return false;
-        }
+        if (!write_lower(cp, out))
+            return false;
     }
     return true;
 }
@@ -315,7 +317,8 @@ static moe_status replace(const moe_normal_step *step, const char *s, size_t len
     return ok ? MOE_OK : moe_fail_memory(err, len);
 }
 
-/* Appends what the step makes of s[0..len); at the latest when it is longer than `limit` it fails. */
+/* Appends what the step makes of s[0..len); at the latest when it is longer than `limit` it fails.
+ */
 static moe_status apply(const moe_normal_step *step, const char *s, size_t len, size_t limit,
                         moe_buf *out, moe_error *err)
 {
@@ -357,7 +360,7 @@ static moe_status apply(const moe_normal_step *step, const char *s, size_t len, 
     return out->len > limit ? fail_growth(err) : MOE_OK;
 }
 
-/* --- public -------------------------------------------------------------------------------------------- */
+/* --- public ----------------------------------------------------------------------------------- */
 
 moe_status moe_normalizer_add(moe_normalizer *normalizer, moe_normal_step step, moe_error *err)
 {

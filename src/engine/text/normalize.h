@@ -43,7 +43,8 @@ typedef struct moe_normalizer {
 moe_status moe_normalizer_add(moe_normalizer *normalizer, moe_normal_step step, moe_error *err);
 void moe_normalizer_free(moe_normalizer *normalizer);
 
-/* Replaces the content of *out by the normalized text[0..len), valid UTF-8, which must not lie in *out. */
+/* Replaces the content of *out by the normalized text[0..len), valid UTF-8, which must not lie in
+ * *out. */
 moe_status moe_normalize(const moe_normalizer *normalizer, const char *text, size_t len,
                          moe_buf *out, moe_error *err);
 

@@ -1,12 +1,13 @@
 /*
- * The splits of a pre-tokenizer, run depth first: a piece found by one split goes straight through all
- * later ones before the next piece is looked for, so nothing is collected and memory does not depend on
- * the text.  The behaviours are those of `tokenizers`' NormalizedString::split, which defines them
- * over the list of matches and gaps; here at most one piece is held back until its neighbour is known.
+ * The splits of a pre-tokenizer, run depth first: a piece found by one split goes straight through
+ * all later ones before the next piece is looked for, so nothing is collected and memory does not
+ * depend on the text.  The behaviours are those of `tokenizers`' NormalizedString::split, which
+ * defines them over the list of matches and gaps; here at most one piece is held back until its
+ * neighbour is known.
  *
  * Byte-level models map bytes to visible characters before they look pieces up.  Our token tables
- * hold plain bytes, so the mapping is skipped, except when a split follows it: that split must see the
- * mapped text (Falcon counts digits there), and its pieces are mapped back.
+ * hold plain bytes, so the mapping is skipped, except when a split follows it: that split must see
+ * the mapped text (Falcon counts digits there), and its pieces are mapped back.
  */
 #include "pretokenize.h"
 
@@ -34,18 +35,15 @@ typedef struct held_piece {
 
 static moe_status run(moe_pretokenize_call *call, size_t step, const char *s, size_t len);
 
-/* --- building ---------------------------------------------------------------------------------------- */
+/* --- building --------------------------------------------------------------------------------- */
 
 moe_status moe_pretokenizer_add(moe_pretokenizer *pretokenizer, moe_split split, moe_error *err)
 {
-    bool twice =
-        split.kind == MOE_SPLIT_BYTE_LEVEL && moe_pretokenizer_is_byte_level(pretokenizer);
+    bool twice = split.kind == MOE_SPLIT_BYTE_LEVEL && moe_pretokenizer_is_byte_level(pretokenizer);
     if (pretokenizer->n == MOE_MAX_SPLITS || twice) {
         moe_expression_free(split.expression);
-        return moe_fail(err, MOE_ERR_UNSUPPORTED,
-                        twice ? "the tokenizer maps bytes to characters twice"
-                              : "the tokenizer has more than %d pre-tokenizers",
-                        MOE_MAX_SPLITS);
+        return moe_fail(err, MOE_ERR_UNSUPPORTED, "the tokenizer has %s",
+                        twice ? "two ByteLevel pre-tokenizers" : "too many pre-tokenizers");
     }
     pretokenizer->splits[pretokenizer->n++] = split;
     return MOE_OK;
@@ -74,7 +72,7 @@ void moe_pretokenizer_free(moe_pretokenizer *pretokenizer)
     pretokenizer->n = 0;
 }
 
-/* --- running ----------------------------------------------------------------------------------------- */
+/* --- running ---------------------------------------------------------------------------------- */
 
 /* Passes the held piece on, if there is one. */
 static moe_status release(moe_pretokenize_call *call, size_t step, held_piece *held)
@@ -127,7 +125,8 @@ static moe_status split_by_expression(moe_pretokenize_call *call, size_t step, c
     moe_match match = {0};
     size_t done = 0; /* bytes passed on */
     for (;;) {
-        status = moe_expression_next(split->expression, &call->work[step], s, len, &match, call->err);
+        status =
+            moe_expression_next(split->expression, &call->work[step], s, len, &match, call->err);
         if (status != MOE_OK || !match.found)
             break;
         if (match.start > done)
@@ -172,8 +171,8 @@ static moe_status run_changed(moe_pretokenize_call *call, size_t step, const cha
     bool ok = call->pretokenizer->splits[step].kind == MOE_SPLIT_PREFIX_SPACE
                   ? moe_buf_add(&changed, " ", 1) && moe_buf_add(&changed, s, len)
                   : moe_alphabet_encode(s, len, &changed);
-    moe_status status = ok ? run(call, step + 1, changed.data, changed.len)
-                           : moe_fail_memory(call->err, len);
+    moe_status status =
+        ok ? run(call, step + 1, changed.data, changed.len) : moe_fail_memory(call->err, len);
     moe_buf_free(&changed);
     return status;
 }

@@ -9,8 +9,8 @@
 
 #define MOE_MAX_SPLITS 32
 
-/* What becomes of the matches of a split: pieces of their own, dropped, joined to the text before or
- * after them, or joined to each other. */
+/* What becomes of the matches of a split: pieces of their own, dropped, joined to the text before
+ * or after them, or joined to each other. */
 typedef enum moe_split_behavior {
     MOE_SPLIT_ISOLATED,
     MOE_SPLIT_REMOVED,

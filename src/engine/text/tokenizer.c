@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* --- life ---------------------------------------------------------------------------------------------- */
+/* --- life ------------------------------------------------------------------------------------- */
 
 /* Hands a tokenizer over, or frees it and hands over NULL. */
 static moe_status finish(moe_tokenizer *tok, moe_status status, moe_tokenizer **out)
@@ -75,7 +75,7 @@ void moe_tokenizer_free(moe_tokenizer *tok)
     free(tok);
 }
 
-/* --- special tokens -------------------------------------------------------------------------------------- */
+/* --- special tokens --------------------------------------------------------------------------- */
 
 static moe_status set_special(const moe_tokenizer *tok, int32_t id, int32_t *slot, char **text,
                               moe_error *err)
@@ -120,7 +120,7 @@ static bool token_is(const moe_vocab *vocab, int32_t id, const char *text)
 moe_status moe_tokenizer_add_usual_ends(moe_tokenizer *tok, moe_error *err)
 {
     static const char *const texts[] = {
-        "<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>",
+        "<|im_end|>",    "<|eot_id|>",    "<|end_of_text|>", "<｜end▁of▁sentence｜>",
         "<|endoftext|>", "<end_of_turn>", "<|return|>",
     };
     int32_t message_end = -1;
@@ -183,7 +183,7 @@ int moe_tokenizer_max_length(const moe_tokenizer *tok)
     return tok->max_length;
 }
 
-/* --- encode ---------------------------------------------------------------------------------------------- */
+/* --- encode ----------------------------------------------------------------------------------- */
 
 typedef struct encode_call {
     const moe_tokenizer *tok;
@@ -246,10 +246,8 @@ moe_status moe_tokenizer_encode(const moe_tokenizer *tok, const char *text, size
         return moe_fail(err, MOE_ERR_INVALID, "the text is not valid UTF-8");
     if (tok->model == MOE_TOKENIZER_NONE && len > 0)
         return moe_fail(err, MOE_ERR_UNSUPPORTED, "the model has no tokenizer for text");
-    encode_call call = {.tok = tok,
-                        .parse_special = (flags & MOE_TEXT_PARSE_SPECIAL) != 0,
-                        .ids = ids,
-                        .err = err};
+    encode_call call = {
+        .tok = tok, .parse_special = (flags & MOE_TEXT_PARSE_SPECIAL) != 0, .ids = ids, .err = err};
     size_t before = ids->len;
     bool add = (flags & MOE_TEXT_ADD_SPECIAL) != 0, ok = true;
     for (size_t i = 0; ok && add && i < tok->prefix.len; i++)
@@ -265,12 +263,12 @@ moe_status moe_tokenizer_encode(const moe_tokenizer *tok, const char *text, size
     return status;
 }
 
-/* --- decode ---------------------------------------------------------------------------------------------- */
+/* --- decode ----------------------------------------------------------------------------------- */
 
 /* The text of a token as it is shown; *begins_word: a WordPiece token that is no continuation.
  * len 0 for what is not shown. */
-static moe_status shown_text(const moe_tokenizer *tok, int32_t id, unsigned flags, const char **text,
-                             size_t *len, bool *begins_word, moe_error *err)
+static moe_status shown_text(const moe_tokenizer *tok, int32_t id, unsigned flags,
+                             const char **text, size_t *len, bool *begins_word, moe_error *err)
 {
     if (id < 0 || id >= tok->vocab.n)
         return moe_fail(err, MOE_ERR_INVALID, "token id %d is not in the vocabulary of %d tokens",

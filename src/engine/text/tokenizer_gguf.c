@@ -40,8 +40,8 @@ static moe_status read_tokens(const moe_meta *tokens, const moe_meta *types, boo
     moe_status status = MOE_OK;
     for (int32_t id = 0; status == MOE_OK && id < vocab->n; id++) {
         moe_string text = tokens->strings[id];
-        moe_token_kind kind =
-            types != NULL && (size_t)id < types->n ? kind_of_type(types->ints[id]) : MOE_TOKEN_NORMAL;
+        moe_token_kind kind = types != NULL && (size_t)id < types->n ? kind_of_type(types->ints[id])
+                                                                     : MOE_TOKEN_NORMAL;
         bool whole = false;
         bytes.len = 0;
         if (byte_level && kind == MOE_TOKEN_NORMAL && moe_utf8_is_valid(text.data, text.len) &&
@@ -79,7 +79,7 @@ static void fill_map(const moe_vocab *vocab, moe_token_kind kind, moe_token_map 
             moe_token_map_add(map, id);
 }
 
-/* --- byte-level BPE -------------------------------------------------------------------------------------- */
+/* --- byte-level BPE --------------------------------------------------------------------------- */
 
 static moe_status read_merges(const moe_meta *merges, moe_tokenizer *tok, moe_error *err)
 {
@@ -106,21 +106,22 @@ static moe_status read_bpe(const moe_file *file, moe_tokenizer *tok, moe_error *
     const char *name = moe_file_meta_string(file, "tokenizer.ggml.pre", "default");
     const moe_gguf_split *split = moe_gguf_split_find(name);
     if (split == NULL) {
-        moe_fail(err, MOE_ERR_UNSUPPORTED, "the tokenizer's pre-tokenizer \"%.60s\" is not supported",
-                 name);
-        if (err != NULL)
-            moe_hint(err, "Load the model's Hugging Face folder: its tokenizer.json holds the pattern.");
+        moe_fail(err, MOE_ERR_UNSUPPORTED,
+                 "the tokenizer's pre-tokenizer \"%.60s\" is not supported", name);
+        moe_hint(err,
+                 "Load the model's Hugging Face folder: its tokenizer.json holds the pattern.");
         return MOE_ERR_UNSUPPORTED;
     }
     if (merges == NULL || merges->kind != MOE_META_ARRAY || merges->element != MOE_META_STRING)
-        return moe_fail(err, MOE_ERR_FORMAT, "tokenizer.ggml.merges is missing or no list of texts");
+        return moe_fail(err, MOE_ERR_FORMAT,
+                        "tokenizer.ggml.merges is missing or no list of texts");
     tok->model = MOE_TOKENIZER_BPE;
     moe_status status = moe_bpe_init(&tok->bpe, &tok->vocab, merges->n, err);
     for (const char *const *p = split->patterns; status == MOE_OK && *p != NULL; p++)
         status = moe_pretokenizer_add_pattern(&tok->pretokenizer, *p, err);
     if (status == MOE_OK)
-        status = moe_pretokenizer_add(&tok->pretokenizer,
-                                      (moe_split){.kind = MOE_SPLIT_BYTE_LEVEL}, err);
+        status = moe_pretokenizer_add(&tok->pretokenizer, (moe_split){.kind = MOE_SPLIT_BYTE_LEVEL},
+                                      err);
     if (status != MOE_OK)
         return status;
     /* Some converters made user-defined tokens of vocabulary entries that merges lead to. */
@@ -143,7 +144,7 @@ static moe_status read_bpe(const moe_file *file, moe_tokenizer *tok, moe_error *
     return ok ? MOE_OK : moe_fail_memory(err, sizeof(int32_t));
 }
 
-/* --- WordPiece ------------------------------------------------------------------------------------------- */
+/* --- WordPiece -------------------------------------------------------------------------------- */
 
 /* Beginnings are the normal tokens with the mark, continuations those without. */
 static void fill_part_maps(moe_tokenizer *tok)
@@ -174,15 +175,15 @@ static moe_status read_wordpiece(const moe_file *file, moe_tokenizer *tok, moe_e
     tok->wordpiece.max_chars = MAX_WORD_CHARS;
     tok->wordpiece.unknown = id_of(file, "tokenizer.ggml.unknown_token_id", n);
     if (tok->wordpiece.unknown < 0)
-        return moe_fail(err, MOE_ERR_FORMAT, "tokenizer.ggml.unknown_token_id is missing or no token");
+        return moe_fail(err, MOE_ERR_FORMAT,
+                        "tokenizer.ggml.unknown_token_id is missing or no token");
     const moe_normal_step step = {.kind = MOE_NORMAL_BERT,
                                   .clean_text = true,
                                   .pad_cjk = true,
                                   .strip_accents = true,
                                   .lowercase = true};
-    const moe_split spaces = {.kind = MOE_SPLIT_CLASS,
-                              .is_match = moe_char_is_space,
-                              .behavior = MOE_SPLIT_REMOVED};
+    const moe_split spaces = {
+        .kind = MOE_SPLIT_CLASS, .is_match = moe_char_is_space, .behavior = MOE_SPLIT_REMOVED};
     const moe_split punctuation = {.kind = MOE_SPLIT_CLASS, .is_match = moe_char_is_punctuation};
     moe_status status = moe_normalizer_add(&tok->normalizer, step, err);
     if (status == MOE_OK)
@@ -201,7 +202,7 @@ static moe_status read_wordpiece(const moe_file *file, moe_tokenizer *tok, moe_e
     return ok ? MOE_OK : moe_fail_memory(err, sizeof(int32_t));
 }
 
-/* --- the whole ------------------------------------------------------------------------------------------- */
+/* --- the whole -------------------------------------------------------------------------------- */
 
 static moe_status read_special_tokens(const moe_file *file, moe_tokenizer *tok, moe_error *err)
 {
@@ -228,16 +229,16 @@ moe_status moe_tokenizer_read_gguf(const moe_file *file, moe_tokenizer *tok, moe
         const char *kind = strcmp(model, "llama") == 0 ? " (SentencePiece BPE)"
                            : strcmp(model, "t5") == 0  ? " (SentencePiece Unigram)"
                                                        : "";
-        moe_fail(err, MOE_ERR_UNSUPPORTED, "tokenizers of type \"%.60s\"%s are not supported", model,
-                 kind);
-        if (err != NULL)
-            moe_hint(err, "Byte-level BPE (gpt2) and WordPiece (bert) tokenizers are supported.");
+        moe_fail(err, MOE_ERR_UNSUPPORTED, "tokenizers of type \"%.60s\"%s are not supported",
+                 model, kind);
+        moe_hint(err, "Byte-level BPE (gpt2) and WordPiece (bert) tokenizers are supported.");
         return MOE_ERR_UNSUPPORTED;
     }
-    bool listed = tokens != NULL && tokens->kind == MOE_META_ARRAY &&
-                  tokens->element == MOE_META_STRING;
+    bool listed =
+        tokens != NULL && tokens->kind == MOE_META_ARRAY && tokens->element == MOE_META_STRING;
     if (!listed && !none)
-        return moe_fail(err, MOE_ERR_FORMAT, "tokenizer.ggml.tokens is missing or no list of texts");
+        return moe_fail(err, MOE_ERR_FORMAT,
+                        "tokenizer.ggml.tokens is missing or no list of texts");
     if (listed && tokens->n > (size_t)MOE_MAX_TOKEN_ID)
         return moe_fail(err, MOE_ERR_FORMAT, "the tokenizer has %zu tokens", tokens->n);
     if (types != NULL && (types->kind != MOE_META_ARRAY || types->element != MOE_META_INT))

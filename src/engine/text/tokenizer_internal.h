@@ -2,9 +2,9 @@
  * The inside of a tokenizer, shared by the files that build one and the file that runs it.
  *
  * A tokenizer is a chain: added tokens are found in the raw text; what lies between them is
- * normalized, searched for the added tokens that want normalized text, cut into pieces, and each piece
- * encoded by the model.  After creation nothing changes but the memory of moe_bpe, so that threads
- * share it.
+ * normalized, searched for the added tokens that want normalized text, cut into pieces, and each
+ * piece encoded by the model.  After creation nothing changes but the memory of moe_bpe, so that
+ * threads share it.
  */
 #ifndef MOE_TOKENIZER_INTERNAL_H
 #define MOE_TOKENIZER_INTERNAL_H
@@ -30,9 +30,9 @@ struct moe_tokenizer {
     moe_pretokenizer pretokenizer;
     moe_bpe bpe;
     moe_wordpiece wordpiece;
-    char part_mark[8];     /* WordPiece: "##" before continuations, or "▁" before beginnings */
-    bool mark_begins_word; /* which of the two */
-    bool tidy_spaces;      /* WordPiece: no space before . ? ! , when decoding */
+    char part_mark[8];      /* WordPiece: "##" before continuations, or "▁" before beginnings */
+    bool mark_begins_word;  /* which of the two */
+    bool tidy_spaces;       /* WordPiece: no space before . ? ! , when decoding */
     moe_ids prefix, suffix; /* around a text with MOE_TEXT_ADD_SPECIAL */
     int32_t bos, eos;
     char *bos_text, *eos_text; /* malloc'ed, "" if none */
@@ -61,8 +61,8 @@ moe_status moe_json_pretokenizer(const json_t *json, moe_pretokenizer *pretokeni
 moe_status moe_json_post_processor(const json_t *json, const moe_vocab *vocab, moe_ids *prefix,
                                    moe_ids *suffix, moe_error *err);
 
-/* Adds merge `number` of a byte-level BPE, its halves in the byte alphabet (valid UTF-8).  MOE_ERR_FORMAT
- * if the vocabulary lacks a half or the whole.  work: scratch. */
+/* Adds merge `number` of a byte-level BPE, its halves in the byte alphabet (valid UTF-8).
+ * MOE_ERR_FORMAT if the vocabulary lacks a half or the whole.  work: scratch. */
 moe_status moe_tokenizer_add_merge(moe_bpe *bpe, size_t number, const char *left, size_t left_len,
                                    const char *right, size_t right_len, moe_buf *work,
                                    moe_error *err);

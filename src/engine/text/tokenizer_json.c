@@ -2,8 +2,9 @@
  * Tokenizers of Hugging Face folders: the model and the added tokens of tokenizer.json, and what
  * tokenizer_config.json and its neighbours say about beginnings and ends.
  *
- * A byte-level BPE vocabulary is written in the byte alphabet; its tokens are kept as the bytes they
- * stand for.  A token with a character outside the alphabet can't come out of BPE and is kept as it is.
+ * A byte-level BPE vocabulary is written in the byte alphabet; its tokens are kept as the bytes
+ * they stand for.  A token with a character outside the alphabet can't come out of BPE and is kept
+ * as it is.
  */
 #include "tokenizer_internal.h"
 
@@ -22,12 +23,11 @@ static moe_status fail_broken(moe_error *err, const char *what)
 static moe_status fail_model(moe_error *err, const char *what)
 {
     moe_fail(err, MOE_ERR_UNSUPPORTED, "tokenizer.json has %s, which is not supported", what);
-    if (err != NULL)
-        moe_hint(err, "Byte-level BPE and WordPiece tokenizers are supported.");
+    moe_hint(err, "Byte-level BPE and WordPiece tokenizers are supported.");
     return MOE_ERR_UNSUPPORTED;
 }
 
-/* --- vocabulary ------------------------------------------------------------------------------------------ */
+/* --- vocabulary ------------------------------------------------------------------------------- */
 
 /* Takes a token's id into account; false if it is none. */
 static bool count_id(const json_t *id, int64_t *n)
@@ -46,10 +46,8 @@ static moe_status size_vocabulary(const json_t *tokens, const json_t *added, int
     const char *text;
     json_t *id;
     int64_t n = 0;
-    json_object_foreach((json_t *)tokens, text, id)
-        if (!count_id(id, &n))
-            return moe_fail(err, MOE_ERR_FORMAT, "token \"%s\" of tokenizer.json has no usable id",
-                            text);
+    json_object_foreach((json_t *)tokens, text, id) if (!count_id(id, &n)) return moe_fail(
+        err, MOE_ERR_FORMAT, "token \"%s\" of tokenizer.json has no usable id", text);
     for (size_t i = 0; i < json_array_size(added); i++)
         if (!count_id(json_object_get(json_array_get(added, i), "id"), &n))
             return fail_broken(err, "an added token");
@@ -65,7 +63,8 @@ static moe_status read_vocabulary(const json_t *tokens, bool byte_level, moe_voc
     json_t *id;
     moe_buf bytes = {0};
     moe_status status = MOE_OK;
-    json_object_foreach((json_t *)tokens, text, id) {
+    json_object_foreach((json_t *)tokens, text, id)
+    {
         bool whole = false;
         size_t len = strlen(text);
         bytes.len = 0;
@@ -89,7 +88,8 @@ static void fill_map(const json_t *tokens, const moe_vocab *vocab, const char *m
     const char *text;
     json_t *id;
     size_t mark_len = strlen(mark), len;
-    json_object_foreach((json_t *)tokens, text, id) {
+    json_object_foreach((json_t *)tokens, text, id)
+    {
         int32_t token = (int32_t)json_integer_value(id);
         const char *have = moe_vocab_text(vocab, token, &len);
         if (len > mark_len && memcmp(have, mark, mark_len) == 0)
@@ -97,7 +97,7 @@ static void fill_map(const json_t *tokens, const moe_vocab *vocab, const char *m
     }
 }
 
-/* --- byte-level BPE -------------------------------------------------------------------------------------- */
+/* --- byte-level BPE --------------------------------------------------------------------------- */
 
 /* The two halves of a merge: ["a", "b"], or "a b". */
 static bool merge_halves(const json_t *merge, const char **left, size_t *left_len,
@@ -164,7 +164,8 @@ static bool is_set(const json_t *model, const char *key)
 
 static moe_status read_bpe(const json_t *model, moe_tokenizer *tok, moe_error *err)
 {
-    const json_t *tokens = json_object_get(model, "vocab"), *merges = json_object_get(model, "merges");
+    const json_t *tokens = json_object_get(model, "vocab"),
+                 *merges = json_object_get(model, "merges");
     if (is_set(model, "byte_fallback"))
         return fail_model(err, "a SentencePiece-style BPE model (byte_fallback)");
     if (!moe_pretokenizer_is_byte_level(&tok->pretokenizer))
@@ -193,8 +194,8 @@ static moe_status read_bpe(const json_t *model, moe_tokenizer *tok, moe_error *e
         const char *left, *right;
         size_t left_len, right_len;
         if (merge_halves(json_array_get(merges, i), &left, &left_len, &right, &right_len))
-            status = moe_tokenizer_add_merge(&tok->bpe, i, left, left_len, right, right_len, &work,
-                                             err);
+            status =
+                moe_tokenizer_add_merge(&tok->bpe, i, left, left_len, right, right_len, &work, err);
         else
             status = fail_broken(err, "a merge");
     }
@@ -202,7 +203,7 @@ static moe_status read_bpe(const json_t *model, moe_tokenizer *tok, moe_error *e
     return status;
 }
 
-/* --- WordPiece ------------------------------------------------------------------------------------------- */
+/* --- WordPiece -------------------------------------------------------------------------------- */
 
 static moe_status read_wordpiece(const json_t *root, const json_t *model, moe_tokenizer *tok,
                                  moe_error *err)
@@ -230,8 +231,7 @@ static moe_status read_wordpiece(const json_t *root, const json_t *model, moe_to
     if (status == MOE_OK)
         status = moe_token_map_init(&tok->wordpiece.beginnings, &tok->vocab, 0, err);
     if (status == MOE_OK)
-        status =
-            moe_token_map_init(&tok->wordpiece.continuations, &tok->vocab, strlen(mark), err);
+        status = moe_token_map_init(&tok->wordpiece.continuations, &tok->vocab, strlen(mark), err);
     if (status != MOE_OK)
         return status;
     fill_map(tokens, &tok->vocab, "", &tok->wordpiece.beginnings);
@@ -239,9 +239,10 @@ static moe_status read_wordpiece(const json_t *root, const json_t *model, moe_to
     return MOE_OK;
 }
 
-/* --- added tokens ---------------------------------------------------------------------------------------- */
+/* --- added tokens ----------------------------------------------------------------------------- */
 
-/* Adds one token to the search in raw or in normalized text; there it is looked for as normalized. */
+/* Adds one token to the search in raw or in normalized text; there it is looked for as normalized.
+ */
 static moe_status add_token(moe_tokenizer *tok, const json_t *json, moe_error *err)
 {
     const json_t *content = json_object_get(json, "content");
@@ -256,9 +257,8 @@ static moe_status add_token(moe_tokenizer *tok, const json_t *json, moe_error *e
         .lstrip = json_is_true(json_object_get(json, "lstrip")),
         .rstrip = json_is_true(json_object_get(json, "rstrip")),
     };
-    moe_status status =
-        moe_vocab_set(&tok->vocab, token.id, token.text, token.len,
-                      token.special ? MOE_TOKEN_CONTROL : MOE_TOKEN_USER, err);
+    moe_status status = moe_vocab_set(&tok->vocab, token.id, token.text, token.len,
+                                      token.special ? MOE_TOKEN_CONTROL : MOE_TOKEN_USER, err);
     if (status != MOE_OK || !json_is_true(json_object_get(json, "normalized")))
         return status == MOE_OK ? moe_added_tokens_add(&tok->raw, &token, err) : status;
     moe_buf normal = {0};
@@ -281,7 +281,7 @@ static moe_status add_tokens(moe_tokenizer *tok, const json_t *added, moe_error 
     return status;
 }
 
-/* --- beginnings and ends --------------------------------------------------------------------------------- */
+/* --- beginnings and ends ---------------------------------------------------------------------- */
 
 /* The id of a token by its text as tokenizer.json has it, -1 if there is none. */
 static int32_t id_of_text(const json_t *root, const char *text)
@@ -293,7 +293,8 @@ static int32_t id_of_text(const json_t *root, const char *text)
         if (content != NULL && strcmp(content, text) == 0)
             return (int32_t)json_integer_value(json_object_get(token, "id"));
     }
-    const json_t *id = json_object_get(json_object_get(json_object_get(root, "model"), "vocab"), text);
+    const json_t *id =
+        json_object_get(json_object_get(json_object_get(root, "model"), "vocab"), text);
     return id != NULL ? (int32_t)json_integer_value(id) : -1;
 }
 
@@ -340,8 +341,9 @@ static moe_status add_ends(moe_tokenizer *tok, const json_t *config, moe_error *
     return status;
 }
 
-/* What surrounds a text: the post-processor's template.  The Llama classes of transformers replace it by
- * BOS and EOS as their flags say (BOS by default); for others a set flag adds what the template lacks. */
+/* What surrounds a text: the post-processor's template.  The Llama classes of transformers replace
+ * it by BOS and EOS as their flags say (BOS by default); for others a set flag adds what the
+ * template lacks. */
 static moe_status read_surroundings(const moe_tokenizer_files *files, moe_tokenizer *tok,
                                     moe_error *err)
 {
@@ -349,8 +351,8 @@ static moe_status read_surroundings(const moe_tokenizer_files *files, moe_tokeni
     const char *class = json_string_value(json_object_get(config, "tokenizer_class"));
     const json_t *add_bos = json_object_get(config, "add_bos_token");
     const json_t *add_eos = json_object_get(config, "add_eos_token");
-    bool llama = class != NULL && (strcmp(class, "LlamaTokenizer") == 0 ||
-                                   strcmp(class, "LlamaTokenizerFast") == 0);
+    bool llama = class != NULL &&
+                 (strcmp(class, "LlamaTokenizer") == 0 || strcmp(class, "LlamaTokenizerFast") == 0);
     bool bos = json_is_true(add_bos) || (llama && !json_is_false(add_bos));
     bool eos = json_is_true(add_eos), ok = true;
     moe_status status = MOE_OK;
@@ -373,7 +375,8 @@ static moe_status read_special_tokens(const moe_tokenizer_files *files, moe_toke
     moe_status status =
         moe_tokenizer_set_bos(tok, find_special(files, "bos_token", "bos_token_id", n), err);
     if (status == MOE_OK)
-        status = moe_tokenizer_set_eos(tok, find_special(files, "eos_token", "eos_token_id", n), err);
+        status =
+            moe_tokenizer_set_eos(tok, find_special(files, "eos_token", "eos_token_id", n), err);
     if (status == MOE_OK)
         status = moe_tokenizer_add_end(tok, tok->eos, err);
     if (status == MOE_OK)
@@ -385,7 +388,7 @@ static moe_status read_special_tokens(const moe_tokenizer_files *files, moe_toke
     return status == MOE_OK ? read_surroundings(files, tok, err) : status;
 }
 
-/* --- the whole ------------------------------------------------------------------------------------------- */
+/* --- the whole -------------------------------------------------------------------------------- */
 
 static moe_status read_model(const json_t *root, const char *type, moe_tokenizer *tok,
                              moe_error *err)
@@ -422,8 +425,8 @@ moe_status moe_tokenizer_read_json(const moe_tokenizer_files *files, moe_tokeniz
     const json_t *root = files->tokenizer;
     if (root == NULL) {
         moe_fail(err, MOE_ERR_NOT_FOUND, "the model's folder has no tokenizer.json");
-        if (err != NULL)
-            moe_hint(err, "Save the tokenizer with AutoTokenizer.save_pretrained(), or use a GGUF file.");
+        moe_hint(err,
+                 "Save the tokenizer with AutoTokenizer.save_pretrained(), or use a GGUF file.");
         return MOE_ERR_NOT_FOUND;
     }
     const json_t *length = json_object_get(json_object_get(root, "truncation"), "max_length");

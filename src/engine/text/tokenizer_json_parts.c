@@ -1,6 +1,6 @@
 /*
- * Normalizers, pre-tokenizers and post-processors of tokenizer.json, as the library `tokenizers` defines
- * them.  What is not covered is refused by name; nothing is skipped silently.
+ * Normalizers, pre-tokenizers and post-processors of tokenizer.json, as the library `tokenizers`
+ * defines them.  What is not covered is refused by name; nothing is skipped silently.
  */
 #include "tokenizer_internal.h"
 
@@ -10,7 +10,7 @@
 #define MAX_NESTING 8 /* of Sequence in Sequence */
 
 /* The pattern of ByteLevel with use_regex, GPT-2's. */
-#define BYTE_LEVEL_PATTERN \
+#define BYTE_LEVEL_PATTERN                                                                         \
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 
 static const char *text_of(const json_t *object, const char *key)
@@ -29,8 +29,7 @@ static bool flag_of(const json_t *object, const char *key, bool otherwise)
 static moe_status fail_type(moe_error *err, const char *what, const char *type)
 {
     moe_fail(err, MOE_ERR_UNSUPPORTED, "%s \"%s\" of tokenizer.json is not supported", what, type);
-    if (err != NULL)
-        moe_hint(err, "Byte-level BPE and WordPiece tokenizers are supported.");
+    moe_hint(err, "Byte-level BPE and WordPiece tokenizers are supported.");
     return MOE_ERR_UNSUPPORTED;
 }
 
@@ -53,7 +52,7 @@ static moe_status read_pattern(const json_t *owner, moe_expression **out, moe_er
                                          out, err);
 }
 
-/* --- normalizers --------------------------------------------------------------------------------------- */
+/* --- normalizers ------------------------------------------------------------------------------ */
 
 /* Copies a text member into the step. */
 static moe_status read_step_text(const json_t *json, const char *key, moe_normal_step *step,
@@ -131,7 +130,7 @@ moe_status moe_json_normalizer(const json_t *json, moe_normalizer *normalizer, m
     return json == NULL || json_is_null(json) ? MOE_OK : add_normalizer(json, 0, normalizer, err);
 }
 
-/* --- pre-tokenizers ------------------------------------------------------------------------------------ */
+/* --- pre-tokenizers --------------------------------------------------------------------------- */
 
 static moe_status read_behavior(const json_t *json, moe_split_behavior *out, moe_error *err)
 {
@@ -167,13 +166,12 @@ static moe_status add_byte_level(const json_t *json, moe_pretokenizer *pretokeni
 {
     moe_status status = MOE_OK;
     if (flag_of(json, "add_prefix_space", true))
-        status = moe_pretokenizer_add(pretokenizer, (moe_split){.kind = MOE_SPLIT_PREFIX_SPACE},
-                                      err);
+        status =
+            moe_pretokenizer_add(pretokenizer, (moe_split){.kind = MOE_SPLIT_PREFIX_SPACE}, err);
     if (status == MOE_OK && flag_of(json, "use_regex", true))
         status = moe_pretokenizer_add_pattern(pretokenizer, BYTE_LEVEL_PATTERN, err);
     if (status == MOE_OK)
-        status =
-            moe_pretokenizer_add(pretokenizer, (moe_split){.kind = MOE_SPLIT_BYTE_LEVEL}, err);
+        status = moe_pretokenizer_add(pretokenizer, (moe_split){.kind = MOE_SPLIT_BYTE_LEVEL}, err);
     return status;
 }
 
@@ -203,11 +201,11 @@ static moe_status add_pretokenizer(const json_t *json, int depth, moe_pretokeniz
         moe_split_behavior behavior = MOE_SPLIT_ISOLATED;
         if (json_object_get(json, "behavior") != NULL)
             status = read_behavior(json, &behavior, err);
-        return status == MOE_OK
-                   ? add_class(pretokenizer, moe_char_is_punctuation, behavior, err)
-                   : status;
+        return status == MOE_OK ? add_class(pretokenizer, moe_char_is_punctuation, behavior, err)
+                                : status;
     }
-    /* These begin by dropping the spaces; Whitespace then cuts between words and other characters. */
+    /* These begin by dropping the spaces; Whitespace then cuts between words and other characters.
+     */
     bool words = strcmp(type, "Whitespace") == 0, bert = strcmp(type, "BertPreTokenizer") == 0;
     if (!words && !bert && strcmp(type, "WhitespaceSplit") != 0)
         return fail_type(err, "pre-tokenizer", type);
@@ -219,14 +217,13 @@ static moe_status add_pretokenizer(const json_t *json, int depth, moe_pretokeniz
     return status;
 }
 
-moe_status moe_json_pretokenizer(const json_t *json, moe_pretokenizer *pretokenizer,
-                                 moe_error *err)
+moe_status moe_json_pretokenizer(const json_t *json, moe_pretokenizer *pretokenizer, moe_error *err)
 {
     return json == NULL || json_is_null(json) ? MOE_OK
                                               : add_pretokenizer(json, 0, pretokenizer, err);
 }
 
-/* --- post-processors ----------------------------------------------------------------------------------- */
+/* --- post-processors -------------------------------------------------------------------------- */
 
 static moe_status add_id(moe_ids *ids, const json_t *id, const moe_vocab *vocab, moe_error *err)
 {
@@ -246,7 +243,8 @@ static moe_status add_cls_sep(const json_t *json, const moe_vocab *vocab, moe_id
     return status == MOE_OK ? add_id(after, sep, vocab, err) : status;
 }
 
-/* "single": special tokens around one {"Sequence": {"id": "A"}}; their ids are in "special_tokens". */
+/* "single": special tokens around one {"Sequence": {"id": "A"}}; their ids are in "special_tokens".
+ */
 static moe_status add_template(const json_t *json, const moe_vocab *vocab, moe_ids *before,
                                moe_ids *after, moe_error *err)
 {
@@ -303,8 +301,8 @@ static moe_status add_post_processor(const json_t *json, int depth, const moe_vo
         if (depth == MAX_NESTING || !json_is_array(parts))
             return fail_broken(err, "a sequence of post-processors");
         for (size_t i = 0; status == MOE_OK && i < json_array_size(parts); i++)
-            status = add_post_processor(json_array_get(parts, i), depth + 1, vocab, prefix, suffix,
-                                        err);
+            status =
+                add_post_processor(json_array_get(parts, i), depth + 1, vocab, prefix, suffix, err);
         return status;
     }
     moe_ids before = {0};

@@ -1,6 +1,6 @@
 /*
- * UTF-8 and the character classes that tokenizers are defined by.  The data is utf8proc's; the classes
- * follow the Rust library `tokenizers`, whose files most models ship.
+ * UTF-8 and the character classes that tokenizers are defined by.  The data is utf8proc's; the
+ * classes follow the Rust library `tokenizers`, whose files most models ship.
  */
 #ifndef MOE_UNICODE_H
 #define MOE_UNICODE_H
@@ -47,20 +47,20 @@ size_t moe_utf8_put(int32_t cp, char text[4]);
 /* Whether s[0..len) is UTF-8 without overlong forms and surrogates. */
 bool moe_utf8_is_valid(const char *s, size_t len);
 
-/* Appends s[0..len); every maximal part of an ill-formed sequence becomes one U+FFFD (Unicode 15, 3.9).
- * false: memory is short. */
+/* Appends s[0..len); every maximal part of an ill-formed sequence becomes one U+FFFD (Unicode
+ * 15, 3.9). false: memory is short. */
 bool moe_utf8_add_repaired(moe_buf *out, const char *s, size_t len);
 
 typedef bool (*moe_char_class)(int32_t cp);
 
-bool moe_char_is_space(int32_t cp);            /* White_Space */
-bool moe_char_is_punctuation(int32_t cp);      /* general category P, or ASCII punctuation (which has S) */
-bool moe_char_is_numeric(int32_t cp);          /* general category N */
-bool moe_char_is_word(int32_t cp);             /* \w: Alphabetic, M, Nd, Pc, Join_Control */
-bool moe_char_is_mark(int32_t cp);             /* general category M */
-bool moe_char_is_nonspacing_mark(int32_t cp);  /* Mn */
-bool moe_char_is_control(int32_t cp);          /* Cc, Cf, Co, but not tab, newline, carriage return */
-bool moe_char_is_cjk(int32_t cp);              /* the ideographs that BERT puts spaces around */
+bool moe_char_is_space(int32_t cp);           /* White_Space */
+bool moe_char_is_punctuation(int32_t cp);     /* category P; in ASCII S too */
+bool moe_char_is_numeric(int32_t cp);         /* category N */
+bool moe_char_is_word(int32_t cp);            /* \w: Alphabetic, M, Nd, Pc, Join_Control */
+bool moe_char_is_mark(int32_t cp);            /* category M */
+bool moe_char_is_nonspacing_mark(int32_t cp); /* Mn */
+bool moe_char_is_control(int32_t cp); /* Cc, Cf, Co, but not tab, newline, carriage return */
+bool moe_char_is_cjk(int32_t cp);     /* the ideographs that BERT puts spaces around */
 
 /* Full lower case without context: one or two characters; returns how many. */
 int moe_char_lower(int32_t cp, int32_t lower[2]);

@@ -31,7 +31,7 @@ moe_status moe_vocab_set(moe_vocab *vocab, int32_t id, const char *text, size_t 
     uint32_t start = (uint32_t)vocab->texts.len;
     if (!moe_buf_add(&vocab->texts, text, len))
         return moe_fail_memory(err, len);
-    vocab->entries[id] = (struct moe_token_entry){start, (uint32_t)len, (uint8_t)kind};
+    vocab->entries[id] = (moe_token_entry){start, (uint32_t)len, (uint8_t)kind};
     return MOE_OK;
 }
 
@@ -65,7 +65,7 @@ moe_status moe_token_map_init(moe_token_map *map, const moe_vocab *vocab, size_t
     if (map->slots == NULL)
         return moe_fail_memory(err, size);
     for (uint32_t i = 0; i < n_slots; i++)
-        map->slots[i] = (struct moe_token_slot){0, -1};
+        map->slots[i] = (moe_token_slot){0, -1};
     return MOE_OK;
 }
 
@@ -75,11 +75,11 @@ void moe_token_map_free(moe_token_map *map)
 }
 
 /* The slot that holds the text, or the free one where it would go. */
-static struct moe_token_slot *find_slot(const moe_token_map *map, const char *text, size_t len,
-                                        uint32_t hash)
+static moe_token_slot *find_slot(const moe_token_map *map, const char *text, size_t len,
+                                 uint32_t hash)
 {
     for (uint32_t i = hash & map->mask;; i = (i + 1) & map->mask) {
-        struct moe_token_slot *slot = &map->slots[i];
+        moe_token_slot *slot = &map->slots[i];
         if (slot->id < 0)
             return slot;
         if (slot->hash != hash)
@@ -97,10 +97,10 @@ void moe_token_map_add(moe_token_map *map, int32_t id)
     const char *text = moe_vocab_text(map->vocab, id, &len) + map->skip;
     len -= map->skip;
     uint32_t hash = hash_bytes(text, len);
-    struct moe_token_slot *slot = find_slot(map, text, len, hash);
+    moe_token_slot *slot = find_slot(map, text, len, hash);
     if (slot->id >= 0)
         return;
-    *slot = (struct moe_token_slot){hash, id};
+    *slot = (moe_token_slot){hash, id};
     if (len > map->longest)
         map->longest = len;
 }

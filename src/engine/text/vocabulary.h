@@ -10,20 +10,22 @@
 #define MOE_MAX_TOKEN_ID ((int64_t)(1 << 24) - 1)
 
 typedef enum moe_token_kind {
-    MOE_TOKEN_HOLE,    /* an id without a token; its text is empty */
+    MOE_TOKEN_HOLE, /* an id without a token; its text is empty */
     MOE_TOKEN_NORMAL,
     MOE_TOKEN_CONTROL, /* special: parsed from text and shown only on request */
     MOE_TOKEN_USER,    /* user-defined: always found in a text, before anything else */
     MOE_TOKEN_UNUSED,  /* in the table, but no part of the text model */
 } moe_token_kind;
 
+typedef struct moe_token_entry {
+    uint32_t start, len; /* in moe_vocab.texts */
+    uint8_t kind;        /* moe_token_kind */
+} moe_token_entry;
+
 typedef struct moe_vocab {
-    int32_t n;           /* ids 0..n-1 */
-    moe_buf texts;       /* the tokens' bytes, end to end */
-    struct moe_token_entry {
-        uint32_t start, len; /* in texts */
-        uint8_t kind;        /* moe_token_kind */
-    } *entries;          /* (n) */
+    int32_t n;                /* ids 0..n-1 */
+    moe_buf texts;            /* the tokens' bytes, end to end */
+    moe_token_entry *entries; /* (n) */
 } moe_vocab;
 
 /* n ids without tokens. */
@@ -40,17 +42,19 @@ static inline const char *moe_vocab_text(const moe_vocab *vocab, int32_t id, siz
     return vocab->texts.data + vocab->entries[id].start;
 }
 
-/* A hash table from text to id over some of a vocabulary's tokens; texts count without their first `skip`
- * bytes.  The vocabulary must outlive it. */
+typedef struct moe_token_slot {
+    uint32_t hash;
+    int32_t id; /* -1: free */
+} moe_token_slot;
+
+/* A hash table from text to id over some of a vocabulary's tokens; texts count without their first
+ * `skip` bytes.  The vocabulary must outlive it. */
 typedef struct moe_token_map {
     const moe_vocab *vocab;
     size_t skip;
     size_t longest; /* bytes of the longest text */
     uint32_t mask;
-    struct moe_token_slot {
-        uint32_t hash;
-        int32_t id; /* -1: free */
-    } *slots;       /* (mask + 1), open addressing, at most half full */
+    moe_token_slot *slots; /* (mask + 1), open addressing, at most half full */
 } moe_token_map;
 
 /* An empty table for up to vocab->n tokens. */

@@ -1,7 +1,7 @@
 /*
- * WordPiece (Wu et al. 2016, as in BERT): greedy, longest match first.  A word with a place where no
- * part fits is one unknown token.  The two kinds of parts, marked in the files by "##" or by "▁", are
- * two tables here, so that lookups are substrings of the word.
+ * WordPiece (Wu et al. 2016, as in BERT): greedy, longest match first.  A word with a place where
+ * no part fits is one unknown token.  The two kinds of parts, marked in the files by "##" or by
+ * "▁", are two tables here, so that lookups are substrings of the word.
  */
 #include "wordpiece.h"
 
@@ -21,7 +21,8 @@ static bool has_more_chars(const char *s, size_t len, size_t limit)
     return n > limit;
 }
 
-/* The longest known part that word[start..len) begins with, -1 if there is none; *end is where it ends. */
+/* The longest known part that word[start..len) begins with, -1 if there is none; *end is where it
+ * ends. */
 static int32_t longest_part(const moe_wordpiece *wordpiece, const char *word, size_t start,
                             size_t len, size_t *end)
 {
