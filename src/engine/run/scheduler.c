@@ -330,6 +330,18 @@ static void finish(moe_seq *seq, moe_finish why)
     release_pages(seq);
 }
 
+/* Appends a token's bytes to the text.  Embedding tables are often padded: a row behind the
+ * vocabulary's end has no text. */
+static moe_status append_piece(moe_seq *seq, int32_t id, bool show_special, moe_error *err)
+{
+    const moe_tokenizer *tokenizer = seq->scheduler->model->tokenizer;
+
+    if (id >= moe_tokenizer_size(tokenizer))
+        return MOE_OK;
+    return moe_tokenizer_piece(tokenizer, id, show_special ? MOE_TEXT_SHOW_SPECIAL : 0, &seq->text,
+                               err);
+}
+
 /* Appends a chosen token and decides whether the sequence goes on. */
 static moe_status append_token(moe_seq *seq, int32_t id, float logprob, moe_error *err)
 {
@@ -347,9 +359,7 @@ static moe_status append_token(moe_seq *seq, int32_t id, float logprob, moe_erro
     if (end) {
         why = MOE_FINISH_STOP;
     } else {
-        moe_status status = moe_tokenizer_piece(model->tokenizer, id,
-                                                r->show_special ? MOE_TEXT_SHOW_SPECIAL : 0,
-                                                &seq->text, err);
+        moe_status status = append_piece(seq, id, r->show_special, err);
 
         if (status != MOE_OK)
             return status;
@@ -382,8 +392,7 @@ static moe_status append_token(moe_seq *seq, int32_t id, float logprob, moe_erro
 /* Adds a row of score or next: a token whose piece stands in the text on its own. */
 static moe_status add_row(moe_seq *seq, out_token token, moe_error *err)
 {
-    moe_status status = moe_tokenizer_piece(seq->scheduler->model->tokenizer, token.id,
-                                            MOE_TEXT_SHOW_SPECIAL, &seq->text, err);
+    moe_status status = append_piece(seq, token.id, true, err);
 
     if (status != MOE_OK)
         return status;

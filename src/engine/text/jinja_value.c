@@ -273,6 +273,8 @@ static bool hash_value(jinja *j, jinja_value v, uint64_t *hash)
     case JINJA_STRING:
         for (size_t i = 0; i < v.s->len; i++)
             h = (h ^ (unsigned char)v.s->data[i]) * 0x100000001B3u;
+        if (!jinja_step(j, v.s->len / 256))
+            return false;
         break;
     case JINJA_BOOL:
     case JINJA_INT:
@@ -284,7 +286,7 @@ static bool hash_value(jinja *j, jinja_value v, uint64_t *hash)
         memcpy(&h, &v.f, sizeof h);
         break;
     case JINJA_TUPLE: {
-        bool ok = jinja_enter(j);
+        bool ok = jinja_enter(j) && jinja_step(j, 1);
         for (size_t i = 0; ok && i < v.a->len; i++) {
             uint64_t item;
             ok = hash_value(j, v.a->items[i], &item);
@@ -835,8 +837,10 @@ static bool next_lazy(jinja *j, jinja_iter *it, jinja_value *item, bool *done)
         it->source = shared.iter;
     }
     for (;;) {
-        if (!jinja_iter_next(j, it->source, item, done) || *done)
-            return !*done || j->status == MOE_OK;
+        if (!jinja_iter_next(j, it->source, item, done))
+            return false;
+        if (*done)
+            return true;
         jinja_value v = *item, result;
         if (it->attribute.kind != JINJA_MISSING &&
             !jinja_getpath(j, *item, it->attribute, it->fallback, &v))
