@@ -5,7 +5,7 @@
 
 #include <math.h>
 
-#include "../../src/engine/run/rope.h"
+#include "../../src/engine/model/rope.h"
 
 static void test_angles_match_libm_up_to_long_contexts(void **state)
 {

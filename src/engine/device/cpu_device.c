@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "../../../kernels/cpu/blas.h"
-#include "../run/rope.h"
+#include "../model/rope.h"
 #include "router.h"
 
 float *cpu_buffer(cpu_device *d, moe_buffer which)

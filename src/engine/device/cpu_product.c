@@ -10,7 +10,11 @@
 #include "../../../kernels/cpu/blas.h"
 #include "cpu_device.h"
 
-enum { BLAS_MIN_TOKENS = 32, BLAS_GRAIN = 16 };
+enum {
+    BLAS_MIN_TOKENS = 32,
+    BLAS_GRAIN = 16,
+    PARALLEL_MIN_WORK = 100000, /* multiplications; below, waking threads costs more than it gains */
+};
 
 typedef struct quantize_job {
     const moe_kernels *kernels;
@@ -130,15 +134,18 @@ static void run_groups(void *arg, int64_t begin, int64_t end, int thread)
 void cpu_run_products(cpu_device *d, const cpu_product *products, int n)
 {
     product_job job = {d, products, n};
-    int64_t groups = 0, grain = 1;
+    int64_t groups = 0, grain = 1, work = 0;
 
     for (int i = 0; i < n; i++) {
         groups += groups_of(&products[i]);
+        work += products[i].w.n_rows * products[i].w.n_cols * products[i].n_tokens;
         if (goes_to_blas(d, &products[i]))
             grain = BLAS_GRAIN;
     }
     if (grain < groups / (moe_pool_threads(d->pool) * 16))
         grain = groups / (moe_pool_threads(d->pool) * 16);
+    if (work < PARALLEL_MIN_WORK)
+        grain = groups;
     moe_pool_run(d->pool, run_groups, &job, groups, grain);
 }
 

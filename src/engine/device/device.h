@@ -13,7 +13,7 @@
 #define MOE_DEVICE_H
 
 #include "../model/weights.h"
-#include "../run/kv_cache.h"
+#include "../cache/kv_cache.h"
 
 /* Consecutive rows of a step that belong to one sequence: positions pos .. pos + n_rows - 1. */
 typedef struct moe_span {

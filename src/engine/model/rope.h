@@ -6,7 +6,7 @@
 #ifndef MOE_ROPE_H
 #define MOE_ROPE_H
 
-#include "../model/model_spec.h"
+#include "model_spec.h"
 
 /* Fills freq (n_rot / 2) with radians per position, scaling included. */
 void moe_rope_frequencies(const moe_rope_spec *rope, double *freq);
