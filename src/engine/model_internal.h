@@ -6,7 +6,7 @@
 
 #include "device/device.h"
 #include "device/thread_pool.h"
-#include "run/kv_cache.h"
+#include "cache/kv_cache.h"
 #include "run/sampler.h"
 #include "text/tokenizer.h"
 

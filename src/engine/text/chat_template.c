@@ -56,13 +56,13 @@ moe_status moe_template_render(const char *source, const json_t *variables, int6
         return moe_fail(err, MOE_ERR_INVALID, "the variables of a template must be a JSON object");
     if (!render(&j, source, variables)) {
         out->len = start;
-        if (out->data != NULL)
-            out->data[start] = '\0';
         if (j.status != MOE_ERR_TEMPLATE || j.plain || j.line == 0)
             status = moe_fail(err, j.status, "%s", j.message);
         else
             status = moe_fail(err, j.status, "chat template, line %d: %s", j.line, j.message);
     }
+    if (out->data != NULL)
+        out->data[out->len] = '\0'; /* texts cut off the end took the old zero along */
     jinja_free(&j);
     return status;
 }

@@ -47,11 +47,18 @@ typedef struct jinja_builtin jinja_builtin;
 typedef struct jinja_node jinja_node;
 typedef struct jinja_scope jinja_scope;
 
+/* Bytes with room behind them, shared by a string and those that it was the beginning of. */
+typedef struct jinja_buffer {
+    char *data;
+    size_t used, cap;
+} jinja_buffer;
+
 typedef struct jinja_string {
-    const char *data; /* valid UTF-8, not zero-terminated */
-    size_t len;       /* bytes */
-    size_t n_chars;   /* code points */
-    bool safe;        /* markup: adding a plain string to it escapes that string */
+    const char *data;     /* valid UTF-8, not zero-terminated */
+    size_t len;           /* bytes */
+    size_t n_chars;       /* code points */
+    bool safe;            /* markup: adding a plain string to it escapes that string */
+    jinja_buffer *buffer; /* where data lies, if it can grow there; or NULL */
 } jinja_string;
 
 typedef struct jinja_array {

@@ -27,6 +27,8 @@ bool jinja_scope_set(jinja *j, jinja_scope *scope, const jinja_string *name, jin
             return true;
         }
     }
+    if (!jinja_step(j, scope->len / 16))
+        return false;
     if (scope->len == scope->cap) {
         size_t cap = scope->cap == 0 ? 4 : scope->cap * 2;
         jinja_variable *variables = jinja_alloc(j, cap, sizeof *variables);
@@ -136,6 +138,8 @@ typedef struct arg_lists {
 
 static bool add_named(jinja *j, arg_lists *lists, jinja_value name, jinja_value value)
 {
+    if (!jinja_step(j, lists->names.len / 8))
+        return false;
     for (size_t i = 0; i < lists->names.len; i++) {
         bool equal;
         if (!jinja_equal(j, lists->names.items[i], name, &equal))

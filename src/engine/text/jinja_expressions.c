@@ -481,7 +481,7 @@ static jinja_node *parse_postfix(jinja_parser *p, jinja_node *node)
 /* The name of a filter or test, with dots. */
 static bool parse_dotted_name(jinja_parser *p, jinja_value *name)
 {
-    static const jinja_string dot = {".", 1, 1, false};
+    static const jinja_string dot = {.data = ".", .len = 1, .n_chars = 1};
     *name = p->t->value;
     if (!jinja_expect(p, JINJA_TOK_NAME))
         return false;

@@ -114,7 +114,8 @@ static bool write_string_repr(jinja *j, const jinja_string *s)
     bool single = memchr(s->data, '\'', s->len) != NULL;
     bool twice = memchr(s->data, '"', s->len) != NULL;
     char quote = single && !twice ? '"' : '\'';
-    if ((s->safe && !write_text(j, "Markup(")) || !jinja_write_char(j, quote))
+    if (!jinja_step(j, s->len / 8) || (s->safe && !write_text(j, "Markup(")) ||
+        !jinja_write_char(j, quote))
         return false;
     for (size_t i = 0; i < s->len;) {
         int32_t cp;
@@ -254,7 +255,7 @@ bool jinja_write_escaped(jinja *j, jinja_value v)
     if (v.kind == JINJA_STRING && v.s->safe)
         return jinja_write_str(j, v);
     jinja_value text;
-    if (!jinja_to_string(j, v, &text))
+    if (!jinja_to_string(j, v, &text) || !jinja_step(j, text.s->len / 8))
         return false;
     for (size_t i = 0; i < text.s->len; i++) {
         char c = text.s->data[i];
@@ -279,7 +280,7 @@ typedef struct json_style {
 
 static bool write_json_string(jinja *j, const jinja_string *s, bool ascii)
 {
-    if (!jinja_write_char(j, '"'))
+    if (!jinja_step(j, s->len / 8) || !jinja_write_char(j, '"'))
         return false;
     for (size_t i = 0; i < s->len;) {
         static const char plain[] = "\"\\\n\r\t\f\b", letter[] = "\"\\nrtfb";
@@ -413,8 +414,8 @@ static bool filter_tojson(jinja *j, jinja_value self, const jinja_args *args, co
         .ascii = jinja_truth(a[0]),
         .sort = jinja_truth(a[3]),
         .pretty = is_given(a[1]),
-        .item_separator = {", ", 2, 2, false},
-        .key_separator = {": ", 2, 2, false},
+        .item_separator = {.data = ", ", .len = 2},
+        .key_separator = {.data = ": ", .len = 2},
     };
     jinja_value indent = a[1];
     if (style.pretty) {

@@ -171,7 +171,7 @@ bool jinja_string_has_case(const jinja_string *s, bool upper)
     {                                                                                              \
         (void)args, (void)a;                                                                       \
         *out = jinja_bool(test);                                                                   \
-        return jinja_step(j, self.s->len / 64);                                                    \
+        return jinja_step(j, self.s->len / 16);                                                    \
     }
 
 CLASS_METHOD(method_isalnum, all_are(self.s, is_alnum, false))
@@ -196,7 +196,7 @@ METHOD(method_isidentifier)
         ok = cp == '_' || jinja_is_alpha(cp) || (!first && jinja_is_decimal(cp));
     }
     *out = jinja_bool(ok);
-    return jinja_step(j, self.s->len / 64);
+    return jinja_step(j, self.s->len / 16);
 }
 
 METHOD(method_istitle)
@@ -212,7 +212,7 @@ METHOD(method_istitle)
         any = any || inside;
     }
     *out = jinja_bool(ok && any);
-    return jinja_step(j, self.s->len / 64);
+    return jinja_step(j, self.s->len / 16);
 }
 
 /* --- trimming and padding --------------------------------------------------------------------- */
@@ -394,7 +394,7 @@ static bool search_range(jinja *j, const jinja_string *s, jinja_value start, jin
 {
     int64_t n = (int64_t)s->n_chars, from, to;
     if (!want_integer(j, start, 0, &from) || !want_integer(j, end, n, &to) ||
-        !jinja_step(j, s->len / 256))
+        !jinja_step(j, s->len / 16))
         return false;
     to = to > n ? n : to >= 0 ? to : to < -n ? 0 : to + n;
     from = from >= 0 ? from : from < -n ? 0 : from + n;
@@ -402,8 +402,8 @@ static bool search_range(jinja *j, const jinja_string *s, jinja_value start, jin
     *offset = *valid ? (size_t)from : 0;
     size_t first = *valid ? jinja_utf8_offset(s, (size_t)from) : 0;
     size_t last = *valid ? jinja_utf8_offset(s, (size_t)to) : 0;
-    *part =
-        (jinja_string){s->data + first, last - first, *valid ? (size_t)(to - from) : 0, s->safe};
+    *part = (jinja_string){
+        .data = s->data + first, .len = last - first, .n_chars = *valid ? (size_t)(to - from) : 0};
     return true;
 }
 
@@ -584,7 +584,7 @@ static bool split_at(jinja *j, const jinja_string *s, const jinja_string *sep, i
     if (!jinja_array_new(j, JINJA_LIST, 0, out))
         return false;
     for (; limit != 0; limit--) {
-        jinja_string rest = {s->data + from, to - from, 0, false};
+        jinja_string rest = {.data = s->data + from, .len = to - from};
         const char *found =
             from_right ? find_last(&rest, sep) : memmem(rest.data, rest.len, sep->data, sep->len);
         if (found == NULL)
@@ -665,7 +665,7 @@ static bool rsplit_words(jinja *j, const jinja_string *s, int64_t limit, jinja_v
 bool jinja_string_split(jinja *j, const jinja_string *s, jinja_value sep, int64_t limit,
                         bool from_right, jinja_value *out)
 {
-    if (!jinja_step(j, s->len / 64))
+    if (!jinja_step(j, s->len / 16))
         return false;
     if (!is_given(sep))
         return from_right ? rsplit_words(j, s, limit, out) : split_words(j, s, limit, out);
@@ -736,7 +736,7 @@ static bool partition(jinja *j, jinja_value self, jinja_value sep, bool last, ji
         last ? find_last(s, sep.s) : memmem(s->data, s->len, sep.s->data, sep.s->len);
     size_t at = found != NULL ? (size_t)(found - s->data) : last ? 0 : s->len;
     size_t end = found != NULL ? at + sep.s->len : at;
-    return jinja_step(j, s->len / 64) && jinja_array_new(j, JINJA_TUPLE, 3, out) &&
+    return jinja_step(j, s->len / 16) && jinja_array_new(j, JINJA_TUPLE, 3, out) &&
            piece(j, s, 0, at, &out->a->items[0]) && piece(j, s, at, end, &out->a->items[1]) &&
            piece(j, s, end, s->len, &out->a->items[2]);
 }

@@ -257,7 +257,7 @@ FILTER(filter_wordcount)
         inside = is_word;
     }
     *out = jinja_int(n);
-    return jinja_step(j, self.s->len / 64);
+    return jinja_step(j, self.s->len / 16);
 }
 
 static bool write_quoted(jinja *j, jinja_value v, bool for_query)
@@ -353,7 +353,7 @@ static jinja_string stripped(const jinja_string *s)
             break;
         to = at;
     }
-    return (jinja_string){s->data + from, to - from, 0, false};
+    return (jinja_string){.data = s->data + from, .len = to - from};
 }
 
 static int digit_of(char c)

@@ -345,6 +345,8 @@ static bool is_final_sigma(const char *s, size_t len, size_t at)
 
 bool jinja_write_case(jinja *j, const char *s, size_t len, jinja_case to)
 {
+    if (!jinja_step(j, len / 8))
+        return false;
     for (size_t i = 0; i < len;) {
         int32_t cp, mapped[3];
         size_t n_bytes = jinja_utf8_decode(s + i, &cp);

@@ -3,10 +3,9 @@
  * comparison and iteration.
  *
  * An arena is a list of chunks that only grows; the two arenas together stay under MAX_MEMORY.
- * String bytes have an arena of their own, without alignment, so that `a + b` can extend a in place
- * when a was the last string made: accumulating a text piece by piece costs no more than its
- * length. Dictionaries keep their entries in order of insertion and get a hash table once they are
- * larger than a few entries.
+ * A longer string that comes from a sum has room behind it, so that a text that is put together
+ * piece by piece costs no more than a few times its length.  Dictionaries keep their entries in
+ * order of insertion and get a hash table once they are larger than a few entries.
  */
 #define _GNU_SOURCE
 #include "jinja_lib.h"
@@ -17,7 +16,7 @@
 #include <string.h>
 
 #define MAX_MEMORY ((size_t)512 << 20)
-#define MAX_STEPS 50000000u
+#define MAX_STEPS 20000000u
 #define MAX_DEPTH 1500
 #define CHUNK_SIZE ((size_t)32 << 10)
 #define MAX_CHUNK_SIZE ((size_t)4 << 20)
@@ -158,7 +157,7 @@ bool jinja_string_share(jinja *j, const char *data, size_t len, bool safe, jinja
     jinja_string *s = jinja_alloc(j, 1, sizeof *s);
     if (s == NULL)
         return false;
-    *s = (jinja_string){data, len, jinja_utf8_count(data, len), safe};
+    *s = (jinja_string){data, len, jinja_utf8_count(data, len), safe, NULL};
     *out = (jinja_value){.kind = JINJA_STRING, .s = s};
     return true;
 }
@@ -176,34 +175,35 @@ bool jinja_string_copy(jinja *j, const char *data, size_t len, jinja_value *out)
 bool jinja_string_concat(jinja *j, const jinja_string *a, const jinja_string *b, bool safe,
                          jinja_value *out)
 {
-    size_t len;
-    if (!moe_add(a->len, b->len, &len))
-        return jinja_fail(j, "the template needs too much memory");
-    const char *data;
-    size_t room = (size_t)(j->bytes.end - j->bytes.pos), cost = b->len;
-    if (a->len > 0 && a->data + a->len == j->bytes.pos && room >= b->len) {
-        memcpy(j->bytes.pos, b->data, b->len);
-        j->bytes.pos += b->len;
-        data = a->data;
-    } else {
-        /* a long text that is put together piece by piece gets room to grow */
-        if (len > CHUNK_SIZE && room < len && !arena_grow(j, &j->bytes, len * 2))
-            return false;
-        char *copy = alloc_bytes(j, len);
-        if (copy == NULL)
-            return false;
-        if (a->len > 0)
-            memcpy(copy, a->data, a->len);
-        if (b->len > 0)
-            memcpy(copy + a->len, b->data, b->len);
-        data = copy;
-        cost = len;
-    }
+    jinja_buffer *buffer = a->buffer;
     jinja_string *s = jinja_alloc(j, 1, sizeof *s);
+    size_t cost = b->len;
     if (s == NULL)
         return false;
-    *s = (jinja_string){data, len, a->n_chars + b->n_chars, safe};
+    if (a->len > MAX_MEMORY / 4 || b->len > MAX_MEMORY / 4)
+        return jinja_fail(j, "the template needs too much memory");
+    *s = (jinja_string){a->data, a->len + b->len, a->n_chars + b->n_chars, safe, buffer};
     *out = (jinja_value){.kind = JINJA_STRING, .s = s};
+    if (buffer == NULL || a->data + a->len != buffer->data + buffer->used ||
+        buffer->cap - buffer->used < b->len) {
+        /* a longer text may be one that is put together piece by piece: give it room */
+        buffer = jinja_alloc(j, 1, sizeof *buffer);
+        if (buffer == NULL)
+            return false;
+        buffer->cap = s->len < 256 ? s->len : s->len * 2;
+        buffer->data = alloc_bytes(j, buffer->cap);
+        if (buffer->data == NULL)
+            return false;
+        if (a->len > 0)
+            memcpy(buffer->data, a->data, a->len);
+        buffer->used = a->len;
+        s->data = buffer->data;
+        s->buffer = buffer;
+        cost = s->len;
+    }
+    if (b->len > 0)
+        memcpy(buffer->data + buffer->used, b->data, b->len);
+    buffer->used += b->len;
     return jinja_step(j, cost / 256);
 }
 
@@ -214,7 +214,7 @@ bool jinja_string_is(const jinja_string *s, const char *text)
 
 bool jinja_intern(jinja *j, const char *data, size_t len, jinja_value *out)
 {
-    jinja_string probe = {data, len, 0, false};
+    jinja_string probe = {.data = data, .len = len};
     const jinja_value *found;
     jinja_value key = {.kind = JINJA_STRING, .s = &probe};
     if (!jinja_dict_get(j, j->names, key, &found))
@@ -273,7 +273,7 @@ static bool hash_value(jinja *j, jinja_value v, uint64_t *hash)
     case JINJA_STRING:
         for (size_t i = 0; i < v.s->len; i++)
             h = (h ^ (unsigned char)v.s->data[i]) * 0x100000001B3u;
-        if (!jinja_step(j, v.s->len / 256))
+        if (!jinja_step(j, v.s->len / 32))
             return false;
         break;
     case JINJA_BOOL:
@@ -746,7 +746,7 @@ bool jinja_contains(jinja *j, jinja_value container, jinja_value item, bool *out
                               jinja_type_name(item));
         *out = item.s->len == 0 ||
                memmem(container.s->data, container.s->len, item.s->data, item.s->len) != NULL;
-        return jinja_step(j, container.s->len / 256);
+        return jinja_step(j, container.s->len / 16);
     }
     if (container.kind == JINJA_DICT) {
         const jinja_value *found;
