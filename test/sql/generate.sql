@@ -85,3 +85,10 @@ SELECT generated_tokens - :before <= 6 AS three_rows FROM moe.status;
 
 -- nothing is left behind
 SELECT schedulers, sequences, kv_pages_used FROM moe.status;
+
+-- a prompt without a character
+SELECT moe.generate('');
+SELECT moe.generate(ARRAY['A table is', '']);
+SELECT moe.generate_stream('');
+SELECT moe.chat('');
+SELECT * FROM moe.next_tokens('');

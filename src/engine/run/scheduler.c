@@ -184,9 +184,11 @@ static moe_status check_request(const moe_model *model, const moe_request *r, mo
         return moe_hint(err, "Shorten the prompt.");
     }
     for (size_t i = 0; i < r->n_prompt; i++)
-        if (r->prompt[i] < 0 || r->prompt[i] >= info->n_vocab)
-            return moe_fail(err, MOE_ERR_INVALID, "token id %d is not in the vocabulary of %d tokens",
-                            r->prompt[i], info->n_vocab);
+        if (r->prompt[i] < 0 || r->prompt[i] >= info->n_vocab) {
+            moe_fail(err, MOE_ERR_INVALID, "token id %d is not in the vocabulary of %d tokens",
+                     r->prompt[i], info->n_vocab);
+            return moe_hint(err, "moe.tokenize() gives the ids of a text for a model.");
+        }
     if (info->is_encoder && r->task != MOE_TASK_EMBED) {
         moe_fail(err, MOE_ERR_INVALID, "the model is an encoder: it makes embeddings, not text");
         return moe_hint(err, "Use moe.embed with this model, or another model to generate.");

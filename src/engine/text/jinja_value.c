@@ -76,7 +76,8 @@ void *jinja_alloc(jinja *j, size_t count, size_t size)
         return NULL;
     }
     total = (total + 15) & ~(size_t)15;
-    if ((size_t)(j->objects.end - j->objects.pos) < total && !arena_grow(j, &j->objects, total))
+    if ((j->objects.chunks == NULL || (size_t)(j->objects.end - j->objects.pos) < total) &&
+        !arena_grow(j, &j->objects, total))
         return NULL;
     char *p = j->objects.pos;
     j->objects.pos += total;
@@ -85,7 +86,8 @@ void *jinja_alloc(jinja *j, size_t count, size_t size)
 
 static char *alloc_bytes(jinja *j, size_t len)
 {
-    if ((size_t)(j->bytes.end - j->bytes.pos) < len && !arena_grow(j, &j->bytes, len))
+    if ((j->bytes.chunks == NULL || (size_t)(j->bytes.end - j->bytes.pos) < len) &&
+        !arena_grow(j, &j->bytes, len))
         return NULL;
     char *p = j->bytes.pos;
     j->bytes.pos += len;
