@@ -35,8 +35,8 @@ typedef enum moe_role { MOE_ROLE_PREFILL = 0, MOE_ROLE_DECODE = 1 } moe_role;
 /* The form of the activations that a weight type is multiplied with. */
 typedef enum moe_act_form {
     MOE_ACT_F32 = 0,  /* F32, F16, BF16 weights */
-    MOE_ACT_Q8_32,    /* int8 with one scale per 32 columns: Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 */
-    MOE_ACT_Q8_256,   /* int8 with one scale per 256 columns: Q4_K, Q5_K, Q6_K */
+    MOE_ACT_Q15_32,   /* 15-bit integers, one scale per 32 columns: Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 */
+    MOE_ACT_Q15_256,  /* 15-bit integers, one scale per 256 columns: Q4_K, Q5_K, Q6_K */
 } moe_act_form;
 
 moe_act_form moe_act_form_of(moe_type type);
@@ -48,17 +48,21 @@ typedef struct moe_matrix {
     const void *packed;
 } moe_matrix;
 
+/* Activations as integers: x ≈ d * q with q = 128 * hi + lo, |q| <= 16256, hi in -127..127 and lo in
+ * -64..63, so that both planes fit the byte products of every instruction set. */
+typedef struct moe_act_planes {
+    const int8_t *hi, *lo; /* (n_tokens, n_cols) */
+    const float *d;        /* (n_tokens, n_cols / block) */
+    const int32_t *sums;   /* sums of q: over 32 columns (blocks of 32), over 16 (blocks of 256) */
+} moe_act_planes;
+
 /* Rows of activations (n_tokens, n_cols) in one form or several. A form that is not needed is NULL. */
 typedef struct moe_activations {
     int64_t n_cols;
     const float *f32; /* (n_tokens, ld): row t starts at f32 + t * ld */
     int64_t ld;
-    const int8_t *q32;    /* (n_tokens, n_cols) */
-    const float *d32;     /* (n_tokens, n_cols / 32) */
-    const int16_t *s32;   /* (n_tokens, n_cols / 32) sums of q32 over each 32 columns */
-    const int8_t *q256;   /* (n_tokens, n_cols) */
-    const float *d256;    /* (n_tokens, n_cols / 256) */
-    const int16_t *s256;  /* (n_tokens, n_cols / 16) sums of q256 over each 16 columns */
+    moe_act_planes b32;  /* one scale per 32 columns */
+    moe_act_planes b256; /* one scale per 256 columns */
 } moe_activations;
 
 /* --- packing (scalar code, the same for every instruction set) --------------------------------- */
@@ -111,10 +115,13 @@ typedef struct moe_kernels {
                    const moe_activations *x, const int32_t *rows, int64_t n_tokens, moe_role role,
                    float *y, int64_t ldy);
 
-    /* One row to int8, per block of 32 or 256 columns: amax = max|x|, d = amax / 127,
-     * q = rint(x * (127 / amax)); amax = 0 gives zeros. */
-    void (*quantize_32)(const float *x, int64_t n_cols, int8_t *q, float *d, int16_t *sums);
-    void (*quantize_256)(const float *x, int64_t n_cols, int8_t *q, float *d, int16_t *sums);
+    /* One row to 15-bit integers, per block of 32 or 256 columns: amax = max|x|, d = amax / 16256,
+     * q = rint(x * (16256 / amax)), hi = (q + 64) >> 7, lo = q - 128 * hi.  A block with
+     * amax < 2^-113 counts as zeros (q = 0, d = 0); one with a NaN or an infinity gives d = NaN. */
+    void (*quantize_32)(const float *x, int64_t n_cols, int8_t *hi, int8_t *lo, float *d,
+                        int32_t *sums);
+    void (*quantize_256)(const float *x, int64_t n_cols, int8_t *hi, int8_t *lo, float *d,
+                         int32_t *sums);
 
     /* Sums along a vector: 16 lanes, lane i takes i, i+16, … by fma, then the tree
      * (i, i+8), (i, i+4), (i, i+2), (i, i+1). */

@@ -27,9 +27,9 @@ moe_act_form moe_act_form_of(moe_type type)
 {
     switch (moe_quant_form_of(type).columns) {
     case 32:
-        return MOE_ACT_Q8_32;
+        return MOE_ACT_Q15_32;
     case MOE_QUANT_SUPER:
-        return MOE_ACT_Q8_256;
+        return MOE_ACT_Q15_256;
     default:
         return MOE_ACT_F32;
     }

@@ -95,6 +95,12 @@ static inline size_t moe_quant_body_bytes(moe_quant_form form)
            (size_t)(form.columns / MOE_QUANT_UNIT) * moe_quant_unit_bytes(form);
 }
 
+/* The activations of a type's form. */
+static inline const moe_act_planes *moe_quant_planes(moe_quant_form form, const moe_activations *x)
+{
+    return form.columns == 32 ? &x->b32 : &x->b256;
+}
+
 /* Offset in a group of the 16 d of block b; for types with m, the 16 m follow them. */
 static inline size_t moe_quant_head(moe_quant_form form, int64_t b)
 {
@@ -139,9 +145,10 @@ void moe_quant_values(moe_type type, const moe_quant_block *block, float *dst);
     void moe_matmul_quant_##isa(const moe_matrix *w, int64_t group_begin, int64_t group_end,       \
                                 const moe_activations *x, const int32_t *rows, int64_t n_tokens,   \
                                 moe_role role, float *y, int64_t ldy);                             \
-    void moe_quantize_32_##isa(const float *x, int64_t n_cols, int8_t *q, float *d,                \
-                               int16_t *sums);                                                     \
-    void moe_quantize_256_##isa(const float *x, int64_t n_cols, int8_t *q, float *d, int16_t *sums)
+    void moe_quantize_32_##isa(const float *x, int64_t n_cols, int8_t *hi, int8_t *lo, float *d,   \
+                               int32_t *sums);                                                     \
+    void moe_quantize_256_##isa(const float *x, int64_t n_cols, int8_t *hi, int8_t *lo, float *d,  \
+                                int32_t *sums)
 
 MOE_QUANT_KERNELS(scalar);
 MOE_QUANT_KERNELS(avx2);

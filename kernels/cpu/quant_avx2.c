@@ -1,16 +1,12 @@
 /*
  * Quantised kernels for AVX2: one 32-bit lane per output row, a group in two halves of eight rows.
  *
- * vpmaddubsw multiplies unsigned codes with signed activations and adds pairs in int16.  Codes of
- * b < 8 bits leave room there for a run of several products before the pairs are widened:
- *
- *     4 bits   8 * 2 *  15 * 127 = 30480     eight vectors, a unit
- *     5 bits   4 * 2 *  31 * 127 = 31496     four
- *     6 bits   2 * 2 *  63 * 127 = 32004     two
- *     8 bits   1 * 2 * 128 * 127 = 32512     one: |q| times the activation with the sign of q
- *
- * vpmaddwd, which widens a run to int32, multiplies it with the scale of the sub-block as well.
- * So every integer is exact; the float steps are those of quant_scalar.c.
+ * vpmaddwd multiplies pairs of int16 and adds them in int32, which no sum within a sub-block can
+ * overflow.  So the two planes of the activations are put together again, as int16, once per token
+ * and chunk of 256 columns; a vector of codes, four bytes to a lane, becomes one of its even and
+ * one of its odd bytes, and the activations stand in pairs to match: columns 4v and 4v + 2, 4v + 1
+ * and 4v + 3.  Scales, bias and minima are applied per sub-block; the float steps are those of
+ * quant_scalar.c.
  *
  * Two ways through a matrix, as in quant_avx512.c: few tokens widen the codes in registers, many
  * pass over a tile of widened codes and scales (one group, up to 256 columns) on the stack.
@@ -36,18 +32,21 @@
 /* The scales of a chunk of half a group, ready for use. */
 typedef struct chunk_scales {
     __m256 d[CHUNK_UNITS], m[CHUNK_UNITS]; /* per block of 32 columns; super-blocks: d, -m in [0] */
-    __m256i sc[16];                        /* as int16, each twice: 8, or 16 for Q6_K */
-    __m256i pairs[8]; /* as int16: mn[j] twice (Q4_K, Q5_K), sc[2j] and sc[2j+1] (Q6_K) */
+    __m256 sc[16];                         /* Q4_K, Q5_K (8), Q6_K (16) */
+    __m256i mn[8];                         /* Q4_K, Q5_K, as int16: mn[j] and 128 * mn[j] */
 } chunk_scales;
 
-/* One token's activations from some column on. */
+/* One token's activations of a chunk. */
 typedef struct token_row {
-    const int8_t *q;
+    const int8_t *hi, *lo;
     const float *d;
-    const int16_t *sums;
+    const int32_t *sums;
+    int32_t term[16]; /* types with a bias: -bias * sums; Q4_K, Q5_K: the sum of sub-block j as
+                       * two int16, its low seven bits and the bits above */
+    int32_t pairs[CHUNK_UNITS][2][8]; /* two int16: columns 4v and 4v + 2, 4v + 1 and 4v + 3 */
 } token_row;
 
-INLINE __m256i load(const uint8_t *p)
+INLINE __m256i load(const void *p)
 {
     return _mm256_loadu_si256((const __m256i *)p);
 }
@@ -57,7 +56,7 @@ INLINE __m256 load_f16(const uint8_t *p)
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
 }
 
-/* Four bytes (four activations or two sums) to all lanes. */
+/* Four bytes to all lanes. */
 INLINE __m256i broadcast4(const void *p)
 {
     int32_t v;
@@ -87,7 +86,7 @@ INLINE void widen_six_bits(const uint8_t *p, __m256i w[4])
     w[3] = _mm256_and_si256(top, low);
 }
 
-/* Half a unit of codes to eight vectors of bytes: codes, or the signed bytes of eight bits. */
+/* Half a unit of codes to eight vectors of bytes. */
 INLINE void widen_unit(const int bits, const uint8_t *p, __m256i w[8])
 {
     const __m256i low = _mm256_set1_epi8(15), fifth = _mm256_set1_epi8(16);
@@ -95,7 +94,7 @@ INLINE void widen_unit(const int bits, const uint8_t *p, __m256i w[8])
     if (bits == 8) {
         UNROLL
         for (int v = 0; v < 8; v++)
-            w[v] = _mm256_xor_si256(load(p + 64 * v), _mm256_set1_epi8(-128));
+            w[v] = load(p + 64 * v);
     } else if (bits == 6) {
         widen_six_bits(p, w);
         widen_six_bits(p + 192, w + 4);
@@ -120,23 +119,10 @@ INLINE void widen_unit(const int bits, const uint8_t *p, __m256i w[8])
     }
 }
 
-/* Bytes i and k of every lane as two int16 with their signs. */
-INLINE __m256i bytes_of_lane(__m256i x, const int i, const int k)
+/* Byte i of every lane as an int32, without sign. */
+INLINE __m256i byte_of_lane(__m256i x, const int i)
 {
-    const __m128i to_high = _mm_setr_epi8(-1, i, -1, k, -1, 4 + i, -1, 4 + k, -1, 8 + i, -1, 8 + k,
-                                          -1, 12 + i, -1, 12 + k);
-
-    x = _mm256_shuffle_epi8(x, _mm256_broadcastsi128_si256(to_high));
-    return _mm256_srai_epi16(x, 8);
-}
-
-/* Byte i of every lane as two int16, without sign. */
-INLINE __m256i byte_of_lane_twice(__m256i x, const int i)
-{
-    const __m128i lane = _mm_setr_epi8(i, -1, i, -1, 4 + i, -1, 4 + i, -1, 8 + i, -1, 8 + i, -1,
-                                       12 + i, -1, 12 + i, -1);
-
-    return _mm256_shuffle_epi8(x, _mm256_broadcastsi128_si256(lane));
+    return _mm256_and_si256(_mm256_srli_epi32(x, 8 * i), _mm256_set1_epi32(255));
 }
 
 /* The scales of n_units units that start at block `block` of a group, for one half. */
@@ -158,19 +144,21 @@ INLINE void load_scales(const moe_type type, const uint8_t *group, int half, int
     }
     if (type == MOE_TYPE_Q6_K) {
         UNROLL
-        for (int j = 0; j < 16; j++)
-            s->sc[j] = bytes_of_lane(load(p + 64 * (j / 4)), j % 4, j % 4);
-        UNROLL
-        for (int j = 0; j < 8; j++)
-            s->pairs[j] = bytes_of_lane(load(p + 64 * (j / 2)), j % 2 * 2, j % 2 * 2 + 1);
+        for (int j = 0; j < 16; j++) {
+            __m256i x = _mm256_slli_epi32(load(p + 64 * (j / 4)), 24 - 8 * (j % 4));
+
+            s->sc[j] = _mm256_cvtepi32_ps(_mm256_srai_epi32(x, 24));
+        }
     } else if (form.columns == MOE_QUANT_SUPER) {
         __m256i w[4];
 
         widen_six_bits(p, w);
         UNROLL
         for (int j = 0; j < 8; j++) {
-            s->sc[j] = byte_of_lane_twice(w[j / 4], j % 4);
-            s->pairs[j] = byte_of_lane_twice(w[2 + j / 4], j % 4);
+            __m256i mn = byte_of_lane(w[2 + j / 4], j % 4);
+
+            s->sc[j] = _mm256_cvtepi32_ps(byte_of_lane(w[j / 4], j % 4));
+            s->mn[j] = _mm256_or_si256(mn, _mm256_slli_epi32(mn, 16 + 7));
         }
     }
 }
@@ -186,101 +174,171 @@ INLINE const uint8_t *unit_of(const moe_type type, const uint8_t *group, int64_t
            (size_t)u * moe_quant_unit_bytes(form);
 }
 
-/* Adds codes w, `stride` vectors apart, of unit u times activations, times scales if there are
- * any, to total. */
-INLINE void dot_unit(const moe_type type, const int n_tokens, const __m256i *w, const int stride,
-                     const chunk_scales *s, const token_row a[], int u, __m256i total[])
+/* The even (odd = 0) or odd bytes of vector v of a unit, as words: from words of both halves, or
+ * if there is one half only, from bytes. */
+INLINE __m256i words_of(const int n_halves, const __m256i *w, int v, int odd, int half)
 {
-    const moe_quant_form form = moe_quant_form_of(type);
-    const int run = form.bits == 4 ? 8 : form.bits == 5 ? 4 : form.bits == 6 ? 2 : 1;
+    if (n_halves == 2)
+        return w[4 * v + 2 * odd + half];
+    return odd ? _mm256_srli_epi16(w[v], 8) : _mm256_and_si256(w[v], _mm256_set1_epi16(255));
+}
 
+/* n vectors of codes w, bytes of `bits` bits, times one plane of activations: the sum times
+ * `factor`, added to sum. */
+INLINE __m256i dot_plane(const __m256i *w, const int n, const int run, const int8_t *x,
+                         const int factor, __m256i sum)
+{
     UNROLL
-    for (int first = 0; first < 8; first += run) {
-        __m256i factor = _mm256_set1_epi16(1);
-        __m256i pairs[TILE_TOKENS];
+    for (int first = 0; first < n; first += run) {
+        __m256i pairs = _mm256_maddubs_epi16(w[first], broadcast4(x + 4 * first));
 
-        if (type == MOE_TYPE_Q6_K)
-            factor = s->sc[2 * u + first / 4];
-        else if (form.columns == MOE_QUANT_SUPER)
-            factor = s->sc[u];
         UNROLL
-        for (int v = first; v < first + run; v++) {
-            __m256i code = w[stride * v];
-            __m256i magnitude = form.bits == 8 ? _mm256_abs_epi8(code) : code;
-
-            UNROLL
-            for (int t = 0; t < n_tokens; t++) {
-                __m256i x = broadcast4(a[t].q + 32 * u + 4 * v);
-
-                if (form.bits == 8)
-                    x = _mm256_sign_epi8(x, code);
-                x = _mm256_maddubs_epi16(magnitude, x);
-                pairs[t] = v == first ? x : _mm256_add_epi16(pairs[t], x);
-                SETTLE(pairs[t]);
-            }
+        for (int v = first + 1; v < first + run; v++) {
+            pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(w[v], broadcast4(x + 4 * v)));
+            SETTLE(pairs);
         }
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(factor)));
+    }
+    return sum;
+}
+
+/* Vectors [first, first + n) of unit u of codes times activations, added to sum. */
+INLINE void dot(const int bits, const int n_tokens, const int n_halves, const __m256i *w,
+                const int first, const int n, const token_row a[], int u, __m256i sum[][2])
+{
+    if (n_halves == 1 && bits < 8) {
+        const int run = bits == 4 ? 8 : bits == 5 ? 4 : 2, run_low = bits == 6 ? 4 : 8;
+        int column = 32 * u + 4 * first;
+
+        sum[0][0] = dot_plane(w + first, n, run, a[0].hi + column, 128, sum[0][0]);
+        sum[0][0] = dot_plane(w + first, n, run_low, a[0].lo + column, 1, sum[0][0]);
+        return;
+    }
+    UNROLL
+    for (int i = 2 * first; i < 2 * (first + n); i++) {
+        __m256i codes[2];
+
+        UNROLL
+        for (int h = 0; h < n_halves; h++)
+            codes[h] = words_of(n_halves, w, i / 2, i % 2, h);
         UNROLL
         for (int t = 0; t < n_tokens; t++) {
-            total[t] = _mm256_add_epi32(total[t], _mm256_madd_epi16(pairs[t], factor));
-            SETTLE(total[t]);
+            __m256i x = _mm256_set1_epi32(a[t].pairs[u][i % 2][i / 2]);
+
+            UNROLL
+            for (int h = 0; h < n_halves; h++) {
+                sum[t][h] = _mm256_add_epi32(sum[t][h], _mm256_madd_epi16(codes[h], x));
+                SETTLE(sum[t][h]);
+            }
         }
     }
 }
 
-/* The end of a block of 32 columns. */
-INLINE void add_block_32(const moe_type type, const int n_tokens, const chunk_scales *s,
-                         const token_row a[], int u, const __m256i total[], __m256 acc[])
+/* A block of 32 columns: codes w, unit u of the chunk. */
+INLINE void add_block_32(const moe_type type, const int n_tokens, const int n_halves,
+                         const __m256i *w, const chunk_scales s[], const token_row a[], int u,
+                         __m256 acc[][2])
 {
     const moe_quant_form form = moe_quant_form_of(type);
+    __m256i sum[TILE_TOKENS][2];
 
+    UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        UNROLL
+        for (int h = 0; h < n_halves; h++)
+            sum[t][h] = _mm256_set1_epi32(form.has_min ? 0 : a[t].term[u]);
+    }
+    dot(form.bits, n_tokens, n_halves, w, 0, 8, a, u, sum);
     UNROLL
     for (int t = 0; t < n_tokens; t++) {
         __m256 d_a = _mm256_set1_ps(a[t].d[u]);
 
-        acc[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total[t]), _mm256_mul_ps(s->d[u], d_a), acc[t]);
-        if (form.has_min)
-            acc[t] = _mm256_fmadd_ps(_mm256_set1_ps((float)a[t].sums[u]),
-                                     _mm256_mul_ps(s->m[u], d_a), acc[t]);
+        UNROLL
+        for (int h = 0; h < n_halves; h++) {
+            acc[t][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[t][h]),
+                                        _mm256_mul_ps(s[h].d[u], d_a), acc[t][h]);
+            if (form.has_min)
+                acc[t][h] = _mm256_fmadd_ps(_mm256_set1_ps((float)a[t].sums[u]),
+                                            _mm256_mul_ps(s[h].m[u], d_a), acc[t][h]);
+        }
     }
 }
 
-/* The end of a super-block: minima or bias, and the float steps. */
-INLINE void add_super_block(const moe_type type, const int n_tokens, const chunk_scales *s,
-                            const token_row a[], const __m256i total[], __m256 acc[])
+/* 32 columns of a super-block, one sub-block or two of Q6_K, added to total. */
+INLINE void add_sub_blocks(const moe_type type, const int n_tokens, const int n_halves,
+                           const __m256i *w, const chunk_scales s[], const token_row a[], int u,
+                           __m256 total[][2])
 {
+    const int bits = moe_quant_form_of(type).bits, n_sub = type == MOE_TYPE_Q6_K ? 2 : 1;
+
+    UNROLL
+    for (int j = 0; j < n_sub; j++) {
+        __m256i sum[TILE_TOKENS][2];
+
+        UNROLL
+        for (int t = 0; t < n_tokens; t++) {
+            UNROLL
+            for (int h = 0; h < n_halves; h++)
+                sum[t][h] = _mm256_set1_epi32(type == MOE_TYPE_Q6_K ? a[t].term[2 * u + j] : 0);
+        }
+        dot(bits, n_tokens, n_halves, w, 8 / n_sub * j, 8 / n_sub, a, u, sum);
+        UNROLL
+        for (int t = 0; t < n_tokens; t++) {
+            UNROLL
+            for (int h = 0; h < n_halves; h++)
+                total[t][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[t][h]), s[h].sc[n_sub * u + j],
+                                              total[t][h]);
+        }
+    }
+}
+
+/* The end of a super-block: scales and minima. */
+INLINE void add_super_block(const moe_type type, const int n_tokens, const int n_halves,
+                            const chunk_scales s[], const token_row a[], __m256 total[][2],
+                            __m256 acc[][2])
+{
+    const moe_quant_form form = moe_quant_form_of(type);
+
     UNROLL
     for (int t = 0; t < n_tokens; t++) {
         __m256 d_a = _mm256_set1_ps(a[t].d[0]);
-        __m256i sum = _mm256_setzero_si256(), exact = total[t];
 
         UNROLL
-        for (int j = 0; j < 8; j++)
-            sum = _mm256_add_epi32(sum,
-                                   _mm256_madd_epi16(s->pairs[j], broadcast4(a[t].sums + 2 * j)));
-        if (type == MOE_TYPE_Q6_K)
-            exact = _mm256_sub_epi32(exact, _mm256_slli_epi32(sum, 5));
-        acc[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(exact), _mm256_mul_ps(s->d[0], d_a), acc[t]);
-        if (type != MOE_TYPE_Q6_K)
-            acc[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(s->m[0], d_a), acc[t]);
+        for (int h = 0; h < n_halves; h++) {
+            __m256i min = _mm256_setzero_si256();
+
+            acc[t][h] = _mm256_fmadd_ps(total[t][h], _mm256_mul_ps(s[h].d[0], d_a), acc[t][h]);
+            if (!form.has_min)
+                continue;
+            UNROLL
+            for (int j = 0; j < 8; j++)
+                min = _mm256_add_epi32(
+                    min, _mm256_madd_epi16(s[h].mn[j], _mm256_set1_epi32(a[t].term[j])));
+            acc[t][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(min), _mm256_mul_ps(s[h].m[0], d_a),
+                                        acc[t][h]);
+        }
     }
 }
 
-/* Adds the products of a chunk with half a group to acc (n_tokens).  The codes are in the tile q,
- * two vectors apart, or if packed is not NULL, in the packed group at block `block`. */
-INLINE void add_chunk(const moe_type type, const int n_tokens, const uint8_t *packed, int half,
-                      int64_t block, const __m256i *q, const chunk_scales *s, int n_units,
-                      const token_row a[], __m256 acc[])
+/* Adds the products of a chunk to acc (n_tokens, 2 halves).  The codes are in the tile q, both
+ * halves, or if packed is not NULL (one half only), in the packed group at block `block`. */
+INLINE void add_chunk(const moe_type type, const int n_tokens, const int n_halves,
+                      const uint8_t *packed, int half, int64_t block, const __m256i *q,
+                      const chunk_scales s[], int n_units, const token_row a[], __m256 acc[][2])
 {
     const moe_quant_form form = moe_quant_form_of(type);
-    __m256i total[TILE_TOKENS];
-    __m256 sum[TILE_TOKENS];
+    __m256 total[TILE_TOKENS][2], sum[TILE_TOKENS][2];
 
     UNROLL
     for (int t = 0; t < n_tokens; t++) {
-        total[t] = _mm256_setzero_si256();
-        sum[t] = acc[t];
+        UNROLL
+        for (int h = 0; h < n_halves; h++) {
+            total[t][h] = _mm256_setzero_ps();
+            sum[t][h] = acc[t][h];
+        }
     }
     for (int u = 0; u < n_units; u++) {
+        const __m256i *w = q + 32 * u;
         __m256i widened[8];
 
         if (packed) {
@@ -292,35 +350,21 @@ INLINE void add_chunk(const moe_type type, const int n_tokens, const uint8_t *pa
                     _mm_prefetch((const char *)p + PREFETCH_BYTES + i, _MM_HINT_T0);
             }
             widen_unit(form.bits, p + 32 * half, widened);
+            w = widened;
         }
-        if (form.columns == 32) {
-            UNROLL
-            for (int t = 0; t < n_tokens; t++)
-                total[t] = form.bits == 8 ? _mm256_setzero_si256()
-                                          : _mm256_set1_epi32(-form.bias * a[t].sums[u]);
-        }
-        if (packed)
-            dot_unit(type, n_tokens, widened, 1, s, a, u, total);
-        else
-            dot_unit(type, n_tokens, q + 16 * u, 2, s, a, u, total);
         if (form.columns == 32)
-            add_block_32(type, n_tokens, s, a, u, total, sum);
+            add_block_32(type, n_tokens, n_halves, w, s, a, u, sum);
+        else
+            add_sub_blocks(type, n_tokens, n_halves, w, s, a, u, total);
     }
     if (form.columns != 32)
-        add_super_block(type, n_tokens, s, a, total, sum);
+        add_super_block(type, n_tokens, n_halves, s, a, total, sum);
     UNROLL
-    for (int t = 0; t < n_tokens; t++)
-        acc[t] = sum[t];
-}
-
-/* The activations of row `row` from chunk `chunk` on. */
-INLINE token_row row_at(const moe_type type, const moe_activations *x, int64_t row, int64_t chunk)
-{
-    int64_t first = row * x->n_cols + chunk * CHUNK_COLUMNS;
-
-    if (moe_quant_form_of(type).columns == 32)
-        return (token_row){x->q32 + first, x->d32 + first / 32, x->s32 + first / 32};
-    return (token_row){x->q256 + first, x->d256 + first / 256, x->s256 + first / 16};
+    for (int t = 0; t < n_tokens; t++) {
+        UNROLL
+        for (int h = 0; h < n_halves; h++)
+            acc[t][h] = sum[t][h];
+    }
 }
 
 /* The units of a chunk; the last may be shorter. */
@@ -329,6 +373,47 @@ INLINE int units_of(const moe_matrix *w, int64_t chunk)
     int64_t n = w->n_cols / MOE_QUANT_UNIT - chunk * CHUNK_UNITS;
 
     return n < CHUNK_UNITS ? (int)n : CHUNK_UNITS;
+}
+
+/* The activations of row `row`, chunk `chunk` of n_units units. */
+INLINE void set_row(const moe_type type, const bool pairs, const moe_activations *x, int64_t row, int64_t chunk,
+                    int n_units, token_row *a)
+{
+    const moe_quant_form form = moe_quant_form_of(type);
+    const moe_act_planes *planes = moe_quant_planes(form, x);
+    int64_t first = row * x->n_cols + chunk * CHUNK_COLUMNS;
+
+    a->hi = planes->hi + first;
+    a->lo = planes->lo + first;
+    a->d = planes->d + first / form.columns;
+    a->sums = planes->sums + first / (form.columns == 32 ? 32 : 16);
+    for (int u = 0; pairs && u < n_units; u++) {
+        __m256i hi = load(planes->hi + first + 32 * u), lo = load(planes->lo + first + 32 * u);
+        __m256i hi_even = _mm256_slli_epi16(hi, 8);
+        __m256i hi_odd = _mm256_and_si256(hi, _mm256_set1_epi16(-256));
+        __m256i lo_even = _mm256_srai_epi16(_mm256_slli_epi16(lo, 8), 8);
+
+        /* A byte in the upper half of a word, shifted by one, is 128 times the byte. */
+        _mm256_storeu_si256((__m256i *)a->pairs[u][0],
+                            _mm256_add_epi16(_mm256_srai_epi16(hi_even, 1), lo_even));
+        _mm256_storeu_si256((__m256i *)a->pairs[u][1], _mm256_add_epi16(_mm256_srai_epi16(hi_odd, 1),
+                                                                        _mm256_srai_epi16(lo, 8)));
+    }
+    if (form.columns == 32 && !form.has_min) {
+        for (int u = 0; u < n_units; u++)
+            a->term[u] = -form.bias * a->sums[u];
+    } else if (type == MOE_TYPE_Q6_K) {
+        for (int j = 0; j < 16; j++)
+            a->term[j] = -form.bias * a->sums[j];
+    } else if (form.columns == MOE_QUANT_SUPER) {
+        __m256i sums = _mm256_hadd_epi32(load(a->sums), load(a->sums + 8));
+        __m256i high = _mm256_set1_epi32(-65536);
+
+        sums = _mm256_permute4x64_epi64(sums, 0xD8);
+        sums = blend_bits(high, _mm256_slli_epi32(sums, 16 - 7),
+                          _mm256_and_si256(sums, _mm256_set1_epi32(127)));
+        _mm256_storeu_si256((__m256i *)a->term, sums);
+    }
 }
 
 /* Writes half a group's results of one token; lanes past the last row stay out. */
@@ -343,52 +428,44 @@ INLINE void store(const moe_matrix *w, int64_t group, int half, __m256 acc, floa
         _mm256_maskstore_ps(y + first, _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), lanes), acc);
 }
 
-/* n_tokens tokens from token t on with one group, straight from its packed form. */
-INLINE void few_tokens(const moe_type type, const int n_tokens, const moe_matrix *w, int64_t group,
-                       const moe_activations *x, const int32_t *rows, int64_t t, float *y,
-                       int64_t ldy)
+/* One token, row `row` of the activations, with one group, straight from its packed form. */
+INLINE void one_token(const moe_type type, const moe_matrix *w, int64_t group,
+                      const moe_activations *x, int64_t row, float *y)
 {
     const int blocks_per_chunk = CHUNK_COLUMNS / moe_quant_form_of(type).columns;
     const uint8_t *packed =
         (const uint8_t *)w->packed + (size_t)group * moe_packed_group_bytes(type, w->n_cols);
     int64_t n_chunks = (w->n_cols + CHUNK_COLUMNS - 1) / CHUNK_COLUMNS;
-    __m256 acc[2][TILE_TOKENS];
+    __m256 acc[2][1][2];
     chunk_scales scales;
+    token_row a;
 
-    UNROLL
-    for (int i = 0; i < n_tokens; i++)
-        acc[0][i] = acc[1][i] = _mm256_setzero_ps();
+    acc[0][0][0] = acc[1][0][0] = _mm256_setzero_ps();
     for (int64_t c = 0; c < n_chunks; c++) {
+        int64_t block = c * blocks_per_chunk;
         int n_units = units_of(w, c);
-        token_row a[TILE_TOKENS];
 
+        set_row(type, moe_quant_form_of(type).bits == 8, x, row, c, n_units, &a);
         UNROLL
-        for (int i = 0; i < n_tokens; i++)
-            a[i] = row_at(type, x, rows ? rows[t + i] : t + i, c);
         for (int half = 0; half < 2; half++) {
-            load_scales(type, packed, half, c * blocks_per_chunk, n_units, &scales);
-            add_chunk(type, n_tokens, packed, half, c * blocks_per_chunk, NULL, &scales, n_units, a,
-                      acc[half]);
+            load_scales(type, packed, half, block, n_units, &scales);
+            add_chunk(type, 1, 1, packed, half, block, NULL, &scales, n_units, &a, acc[half]);
         }
     }
-    UNROLL
-    for (int i = 0; i < n_tokens; i++) {
-        store(w, group, 0, acc[0][i], y + (t + i) * ldy);
-        store(w, group, 1, acc[1][i], y + (t + i) * ldy);
-    }
+    store(w, group, 0, acc[0][0][0], y);
+    store(w, group, 1, acc[1][0][0], y);
 }
 
-/* n_tokens tokens of a batch with half a tile. */
+/* n_tokens tokens of a batch with a tile. */
 INLINE void tile_tokens(const moe_type type, const int n_tokens, const __m256i *q,
-                        const chunk_scales *s, int n_units, const moe_activations *x,
-                        const int64_t *token_rows, int64_t chunk, __m256 acc[])
+                        const chunk_scales s[], int n_units, const moe_activations *x,
+                        const int64_t *token_rows, int64_t chunk, __m256 acc[][2])
 {
     token_row a[TILE_TOKENS];
 
-    UNROLL
     for (int i = 0; i < n_tokens; i++)
-        a[i] = row_at(type, x, token_rows[i], chunk);
-    add_chunk(type, n_tokens, NULL, 0, 0, q, s, n_units, a, acc);
+        set_row(type, true, x, token_rows[i], chunk, n_units, &a[i]);
+    add_chunk(type, n_tokens, 2, NULL, 0, 0, q, s, n_units, a, acc);
 }
 
 /* Up to BATCH_TOKENS tokens with one group. */
@@ -400,39 +477,35 @@ INLINE void batch(const moe_type type, const moe_matrix *w, int64_t group, const
     const uint8_t *packed =
         (const uint8_t *)w->packed + (size_t)group * moe_packed_group_bytes(type, w->n_cols);
     int64_t n_chunks = (w->n_cols + CHUNK_COLUMNS - 1) / CHUNK_COLUMNS;
-    __m256 acc[2][BATCH_TOKENS];
-    __m256i codes[16 * CHUNK_UNITS]; /* (vector, half) */
-    chunk_scales scales;
+    __m256 acc[BATCH_TOKENS][2];
+    __m256i codes[32 * CHUNK_UNITS]; /* (vector, even or odd, half) */
+    chunk_scales scales[2];
 
     for (int t = 0; t < n_tokens; t++)
-        acc[0][t] = acc[1][t] = _mm256_setzero_ps();
+        acc[t][0] = acc[t][1] = _mm256_setzero_ps();
     for (int64_t c = 0; c < n_chunks; c++) {
-        int n_units = units_of(w, c);
+        int64_t block = c * blocks_per_chunk;
+        int n_units = units_of(w, c), t = 0;
 
         for (int half = 0; half < 2; half++) {
-            int t = 0;
-
+            load_scales(type, packed, half, block, n_units, &scales[half]);
             for (int u = 0; u < n_units; u++) {
-                const uint8_t *p = unit_of(type, packed, c * blocks_per_chunk, u) + 32 * half;
                 __m256i widened[8];
 
-                widen_unit(form.bits, p, widened);
+                widen_unit(form.bits, unit_of(type, packed, block, u) + 32 * half, widened);
                 UNROLL
-                for (int v = 0; v < 8; v++)
-                    codes[16 * u + 2 * v + half] = widened[v];
+                for (int i = 0; i < 16; i++)
+                    codes[32 * u + 2 * i + half] = words_of(1, widened, i / 2, i % 2, 0);
             }
-            load_scales(type, packed, half, c * blocks_per_chunk, n_units, &scales);
-            for (; t + TILE_TOKENS <= n_tokens; t += TILE_TOKENS)
-                tile_tokens(type, TILE_TOKENS, codes + half, &scales, n_units, x, token_rows + t, c,
-                            acc[half] + t);
-            for (; t < n_tokens; t++)
-                tile_tokens(type, 1, codes + half, &scales, n_units, x, token_rows + t, c,
-                            acc[half] + t);
         }
+        for (; t + TILE_TOKENS <= n_tokens; t += TILE_TOKENS)
+            tile_tokens(type, TILE_TOKENS, codes, scales, n_units, x, token_rows + t, c, acc + t);
+        for (; t < n_tokens; t++)
+            tile_tokens(type, 1, codes, scales, n_units, x, token_rows + t, c, acc + t);
     }
     for (int t = 0; t < n_tokens; t++) {
-        store(w, group, 0, acc[0][t], y + t * ldy);
-        store(w, group, 1, acc[1][t], y + t * ldy);
+        store(w, group, 0, acc[t][0], y + t * ldy);
+        store(w, group, 1, acc[t][1], y + t * ldy);
     }
 }
 
@@ -445,7 +518,7 @@ INLINE void matmul(const moe_type type, const moe_matrix *w, int64_t group_begin
     for (int64_t g = group_begin; g < group_end; g++) {
         if (n_tokens <= FEW_TOKENS) {
             for (int64_t t = 0; t < n_tokens; t++)
-                few_tokens(type, 1, w, g, x, rows, t, y, ldy);
+                one_token(type, w, g, x, rows ? rows[t] : t, y + t * ldy);
             continue;
         }
         for (int64_t t = 0; t < n_tokens; t += BATCH_TOKENS) {
@@ -501,8 +574,8 @@ INLINE int32_t total_of(__m256i x)
 }
 
 /* One block of 32 or 256 columns: see quant_scalar.c.  Sums go over `span` = 32 or 16 columns. */
-INLINE void quantize(const int n, const int span, const float *x, int8_t *q, float *d,
-                     int16_t *sums)
+INLINE void quantize(const int n, const int span, const float *x, int8_t *hi, int8_t *lo, float *d,
+                     int32_t *sums)
 {
     const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
     __m256i max = _mm256_setzero_si256();
@@ -515,41 +588,46 @@ INLINE void quantize(const int n, const int span, const float *x, int8_t *q, flo
             max, _mm256_and_si256(_mm256_castps_si256(_mm256_loadu_ps(x + i)), magnitude));
     max_bits = largest(max);
     __builtin_memcpy(&amax, &max_bits, sizeof amax);
-    if (max_bits >= 0x7f800000 || amax < 0x1p-120f) {
+    if (max_bits >= 0x7f800000 || amax < 0x1p-113f) {
         *d = max_bits >= 0x7f800000 ? __builtin_nanf("") : 0.0f;
-        __builtin_memset(q, 0, (size_t)n);
+        __builtin_memset(hi, 0, (size_t)n);
+        __builtin_memset(lo, 0, (size_t)n);
         __builtin_memset(sums, 0, (size_t)(n / span) * sizeof *sums);
         return;
     }
-    *d = amax / 127.0f;
-    inverse = _mm256_set1_ps(127.0f / amax);
+    *d = amax / 16256.0f;
+    inverse = _mm256_set1_ps(16256.0f / amax);
     for (int i = 0; i < n; i += span) {
         __m256i sum = _mm256_setzero_si256();
 
         UNROLL
-        for (int k = 0; k < span; k += 16) {
-            const float *p = x + i + k;
-            __m256i v = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(p), inverse));
-            __m256i w = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(p + 8), inverse));
-            __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(v, w), 0xD8);
-            __m128i bytes =
-                _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+        for (int k = i; k < i + span; k += 16) {
+            __m256i v = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + k), inverse));
+            __m256i w = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + k + 8), inverse));
+            __m256i q = _mm256_permute4x64_epi64(_mm256_packs_epi32(v, w), 0xD8);
+            __m256i high = _mm256_srai_epi16(_mm256_add_epi16(q, _mm256_set1_epi16(64)), 7);
+            __m256i low = _mm256_sub_epi16(q, _mm256_slli_epi16(high, 7));
+            /* Packed: hi 0-7, lo 0-7, hi 8-15, lo 8-15. */
+            __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi16(high, low), 0xD8);
 
-            _mm_storeu_si128((__m128i *)(q + i + k), bytes);
+            _mm_storeu_si128((__m128i *)(hi + k), _mm256_castsi256_si128(both));
+            _mm_storeu_si128((__m128i *)(lo + k), _mm256_extracti128_si256(both, 1));
             sum = _mm256_add_epi32(sum, _mm256_add_epi32(v, w));
         }
-        sums[i / span] = (int16_t)total_of(sum);
+        sums[i / span] = total_of(sum);
     }
 }
 
-void moe_quantize_32_avx2(const float *x, int64_t n_cols, int8_t *q, float *d, int16_t *sums)
+void moe_quantize_32_avx2(const float *x, int64_t n_cols, int8_t *hi, int8_t *lo, float *d,
+                          int32_t *sums)
 {
     for (int64_t b = 0; b < n_cols / 32; b++)
-        quantize(32, 32, x + 32 * b, q + 32 * b, d + b, sums + b);
+        quantize(32, 32, x + 32 * b, hi + 32 * b, lo + 32 * b, d + b, sums + b);
 }
 
-void moe_quantize_256_avx2(const float *x, int64_t n_cols, int8_t *q, float *d, int16_t *sums)
+void moe_quantize_256_avx2(const float *x, int64_t n_cols, int8_t *hi, int8_t *lo, float *d,
+                           int32_t *sums)
 {
     for (int64_t b = 0; b < n_cols / 256; b++)
-        quantize(256, 16, x + 256 * b, q + 256 * b, d + b, sums + 16 * b);
+        quantize(256, 16, x + 256 * b, hi + 256 * b, lo + 256 * b, d + b, sums + 16 * b);
 }

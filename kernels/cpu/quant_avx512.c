@@ -1,9 +1,11 @@
 /*
  * Quantised kernels for AVX-512 with VNNI: one 32-bit lane per output row.
  *
- * vpdpbusd multiplies four unsigned codes of a row with four activations that all lanes share, so
- * a unit of 32 columns takes eight of them per token.  Sums within a sub-block are exact in int32;
- * scales, bias and minima are applied per sub-block.  The float steps are those of quant_scalar.c.
+ * vpdpbusd multiplies four unsigned codes of a row with four signed bytes that all lanes share.  A
+ * unit of 32 columns takes eight of them with the high plane of a token's activations; the sum is
+ * shifted to its place, and eight more add the low plane to it.  Sums within a sub-block are exact
+ * in int32; scales, bias and minima are applied per sub-block.  The float steps are those of
+ * quant_scalar.c.
  *
  * Two ways through a matrix:
  *   few tokens   (decode) every group is read once from memory and its codes are widened in
@@ -35,16 +37,17 @@
 typedef struct chunk_scales {
     int bias;
     __m512 d[CHUNK_UNITS], m[CHUNK_UNITS]; /* per block of 32 columns; super-blocks: d, -m in [0] */
-    __m512 sc_float[8];                    /* Q4_K */
-    __m512i sc[16];                        /* Q5_K (8), Q6_K (16), as int32 */
-    __m512i pairs[8]; /* as int16: mn[j] twice (Q4_K, Q5_K), sc[2j] and sc[2j+1] (Q6_K) */
+    __m512 sc[16];                         /* Q4_K, Q5_K (8), Q6_K (16) */
+    __m512i mn[8];                         /* Q4_K, Q5_K, as int16: mn[j] and 128 * mn[j] */
 } chunk_scales;
 
-/* One token's activations from some column on. */
+/* One token's activations of a chunk. */
 typedef struct token_row {
-    const int8_t *q;
+    const int8_t *hi, *lo;
     const float *d;
-    const int16_t *sums;
+    const int32_t *sums;
+    int32_t term[16]; /* types with a bias: -bias * sums; Q4_K, Q5_K: the sum of sub-block j as
+                       * two int16, its low seven bits and the bits above */
 } token_row;
 
 INLINE __m512i load(const void *p)
@@ -57,7 +60,7 @@ INLINE __m512 load_f16(const uint8_t *p)
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
 
-/* Four bytes (four activations or two sums) to all lanes. */
+/* Four bytes to all lanes. */
 INLINE __m512i broadcast4(const void *p)
 {
     int32_t v;
@@ -125,15 +128,6 @@ INLINE __m512i byte_of_lane(__m512i x, const int i)
     return _mm512_and_si512(_mm512_srli_epi32(x, 8 * i), _mm512_set1_epi32(255));
 }
 
-/* Byte i of every lane as two int16, without sign. */
-INLINE __m512i byte_of_lane_twice(__m512i x, const int i)
-{
-    const __m128i lane = _mm_setr_epi8(i, -1, i, -1, 4 + i, -1, 4 + i, -1, 8 + i, -1, 8 + i, -1,
-                                       12 + i, -1, 12 + i, -1);
-
-    return _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(lane));
-}
-
 /* The scales of n_units units that start at block `block` of a group. */
 INLINE void load_scales(const moe_type type, const uint8_t *group, int64_t block, int n_units,
                         chunk_scales *s)
@@ -157,21 +151,19 @@ INLINE void load_scales(const moe_type type, const uint8_t *group, int64_t block
         for (int j = 0; j < 16; j++) {
             __m512i x = load(p + 64 * (j / 4));
 
-            s->sc[j] = _mm512_srai_epi32(_mm512_slli_epi32(x, 24 - 8 * (j % 4)), 24);
+            x = _mm512_srai_epi32(_mm512_slli_epi32(x, 24 - 8 * (j % 4)), 24);
+            s->sc[j] = _mm512_cvtepi32_ps(x);
         }
-        UNROLL
-        for (int j = 0; j < 8; j++)
-            s->pairs[j] = _mm512_mask_blend_epi16(0xAAAAAAAA, s->sc[2 * j],
-                                                  _mm512_slli_epi32(s->sc[2 * j + 1], 16));
     } else if (form.columns == MOE_QUANT_SUPER) {
         __m512i w[4];
 
         widen_six_bits(p, w);
         UNROLL
         for (int j = 0; j < 8; j++) {
-            s->sc[j] = byte_of_lane(w[j / 4], j % 4);
-            s->sc_float[j] = _mm512_cvtepi32_ps(s->sc[j]);
-            s->pairs[j] = byte_of_lane_twice(w[2 + j / 4], j % 4);
+            __m512i mn = byte_of_lane(w[2 + j / 4], j % 4);
+
+            s->sc[j] = _mm512_cvtepi32_ps(byte_of_lane(w[j / 4], j % 4));
+            s->mn[j] = _mm512_or_si512(mn, _mm512_slli_epi32(mn, 16 + 7));
         }
     }
 }
@@ -187,19 +179,28 @@ INLINE const uint8_t *unit_of(const moe_type type, const uint8_t *group, int64_t
            (size_t)u * moe_quant_unit_bytes(form);
 }
 
-/* n vectors of codes of each group times 4n activations of each token, added to sum. */
+/* n vectors of codes of each group times 4n activations of each token. */
 INLINE void dot(const int n_tokens, const int n_groups, const int n, const __m512i *const w[],
                 const token_row a[], int column, __m512i sum[][2])
 {
     UNROLL
-    for (int v = 0; v < n; v++) {
+    for (int low = 0; low < 2; low++) {
         UNROLL
         for (int t = 0; t < n_tokens; t++) {
-            __m512i b = broadcast4(a[t].q + column + 4 * v);
-
             UNROLL
             for (int g = 0; g < n_groups; g++)
-                sum[t][g] = _mm512_dpbusd_epi32(sum[t][g], w[g][v], b);
+                sum[t][g] = low ? _mm512_slli_epi32(sum[t][g], 7) : _mm512_setzero_si512();
+        }
+        UNROLL
+        for (int v = 0; v < n; v++) {
+            UNROLL
+            for (int t = 0; t < n_tokens; t++) {
+                __m512i b = broadcast4((low ? a[t].lo : a[t].hi) + column + 4 * v);
+
+                UNROLL
+                for (int g = 0; g < n_groups; g++)
+                    sum[t][g] = _mm512_dpbusd_epi32(sum[t][g], w[g][v], b);
+            }
         }
     }
 }
@@ -212,12 +213,6 @@ INLINE void add_block_32(const moe_type type, const int n_tokens, const int n_gr
     const moe_quant_form form = moe_quant_form_of(type);
     __m512i sum[TILE_TOKENS][2];
 
-    UNROLL
-    for (int t = 0; t < n_tokens; t++) {
-        UNROLL
-        for (int g = 0; g < n_groups; g++)
-            sum[t][g] = _mm512_set1_epi32(-s[0]->bias * a[t].sums[u]);
-    }
     dot(n_tokens, n_groups, 8, w, a, 32 * u, sum);
     UNROLL
     for (int t = 0; t < n_tokens; t++) {
@@ -225,6 +220,8 @@ INLINE void add_block_32(const moe_type type, const int n_tokens, const int n_gr
 
         UNROLL
         for (int g = 0; g < n_groups; g++) {
+            if (!form.has_min)
+                sum[t][g] = _mm512_add_epi32(sum[t][g], _mm512_set1_epi32(a[t].term[u]));
             acc[t][g] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t][g]),
                                         _mm512_mul_ps(s[g]->d[u], d_a), acc[t][g]);
             if (form.has_min)
@@ -234,19 +231,10 @@ INLINE void add_block_32(const moe_type type, const int n_tokens, const int n_gr
     }
 }
 
-/* What is being summed up over the sub-blocks of a super-block. */
-typedef struct super_sum {
-    __m512i exact[TILE_TOKENS][2];
-    __m512 quarter[TILE_TOKENS][2], sum[TILE_TOKENS][2];
-} super_sum;
-
-/* 32 columns of a super-block: one sub-block, or two of Q6_K.
- *
- * Q4_K does without the slow integer product: four sub-blocks are below 4 * 63 * 15 * 127 * 32
- * < 2^24, exact in float32; the sum of both halves is then rounded as the integer would be. */
+/* 32 columns of a super-block, one sub-block or two of Q6_K, added to total. */
 INLINE void add_sub_blocks(const moe_type type, const int n_tokens, const int n_groups,
                            const __m512i *const w[], const chunk_scales *const s[],
-                           const token_row a[], int u, super_sum *total)
+                           const token_row a[], int u, __m512 total[][2])
 {
     const int n_sub = type == MOE_TYPE_Q6_K ? 2 : 1;
 
@@ -256,78 +244,46 @@ INLINE void add_sub_blocks(const moe_type type, const int n_tokens, const int n_
         const __m512i *from[2];
 
         UNROLL
-        for (int g = 0; g < n_groups; g++) {
+        for (int g = 0; g < n_groups; g++)
             from[g] = w[g] + 4 * j;
-            UNROLL
-            for (int t = 0; t < n_tokens; t++)
-                sum[t][g] = _mm512_setzero_si512();
-        }
         dot(n_tokens, n_groups, 8 / n_sub, from, a, 32 * u + 16 * j, sum);
         UNROLL
         for (int t = 0; t < n_tokens; t++) {
             UNROLL
             for (int g = 0; g < n_groups; g++) {
-                if (type == MOE_TYPE_Q4_K)
-                    total->quarter[t][g] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t][g]),
-                                                           s[g]->sc_float[u], total->quarter[t][g]);
-                else
-                    total->exact[t][g] = _mm512_add_epi32(
-                        total->exact[t][g], _mm512_mullo_epi32(sum[t][g], s[g]->sc[n_sub * u + j]));
+                if (type == MOE_TYPE_Q6_K)
+                    sum[t][g] =
+                        _mm512_add_epi32(sum[t][g], _mm512_set1_epi32(a[t].term[2 * u + j]));
+                total[t][g] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t][g]),
+                                              s[g]->sc[n_sub * u + j], total[t][g]);
             }
-        }
-    }
-    if (type != MOE_TYPE_Q4_K || u % 4 != 3)
-        return;
-    UNROLL
-    for (int t = 0; t < n_tokens; t++) {
-        UNROLL
-        for (int g = 0; g < n_groups; g++) {
-            total->sum[t][g] = _mm512_add_ps(total->sum[t][g], total->quarter[t][g]);
-            total->quarter[t][g] = _mm512_setzero_ps();
         }
     }
 }
 
-/* The end of a super-block: minima or bias, and the float steps. */
+/* The end of a super-block: scales and minima. */
 INLINE void add_super_block(const moe_type type, const int n_tokens, const int n_groups,
                             const chunk_scales *const s[], const token_row a[],
-                            const super_sum *total, __m512 acc[][2])
+                            __m512 total[][2], __m512 acc[][2])
 {
-    __m512i sum[TILE_TOKENS][2];
+    const moe_quant_form form = moe_quant_form_of(type);
 
-    UNROLL
-    for (int t = 0; t < n_tokens; t++) {
-        UNROLL
-        for (int g = 0; g < n_groups; g++)
-            sum[t][g] = _mm512_setzero_si512();
-    }
-    UNROLL
-    for (int j = 0; j < 8; j++) {
-        UNROLL
-        for (int t = 0; t < n_tokens; t++) {
-            __m512i b = broadcast4(a[t].sums + 2 * j);
-
-            UNROLL
-            for (int g = 0; g < n_groups; g++)
-                sum[t][g] = _mm512_dpwssd_epi32(sum[t][g], s[g]->pairs[j], b);
-        }
-    }
     UNROLL
     for (int t = 0; t < n_tokens; t++) {
         __m512 d_a = _mm512_set1_ps(a[t].d[0]);
 
         UNROLL
         for (int g = 0; g < n_groups; g++) {
-            __m512i exact = total->exact[t][g];
-            __m512 value;
+            __m512i min = _mm512_setzero_si512();
 
-            if (type == MOE_TYPE_Q6_K)
-                exact = _mm512_sub_epi32(exact, _mm512_slli_epi32(sum[t][g], 5));
-            value = type == MOE_TYPE_Q4_K ? total->sum[t][g] : _mm512_cvtepi32_ps(exact);
-            acc[t][g] = _mm512_fmadd_ps(value, _mm512_mul_ps(s[g]->d[0], d_a), acc[t][g]);
-            if (type != MOE_TYPE_Q6_K)
-                acc[t][g] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t][g]),
-                                            _mm512_mul_ps(s[g]->m[0], d_a), acc[t][g]);
+            acc[t][g] = _mm512_fmadd_ps(total[t][g], _mm512_mul_ps(s[g]->d[0], d_a), acc[t][g]);
+            if (!form.has_min)
+                continue;
+            UNROLL
+            for (int j = 0; j < 8; j++)
+                min = _mm512_dpwssd_epi32(min, s[g]->mn[j], _mm512_set1_epi32(a[t].term[j]));
+            acc[t][g] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(min), _mm512_mul_ps(s[g]->m[0], d_a),
+                                        acc[t][g]);
         }
     }
 }
@@ -340,15 +296,13 @@ INLINE void add_chunk(const moe_type type, const int n_tokens, const int n_group
                       __m512 acc[][2])
 {
     const moe_quant_form form = moe_quant_form_of(type);
-    super_sum total;
-    __m512 sum[TILE_TOKENS][2];
+    __m512 total[TILE_TOKENS][2], sum[TILE_TOKENS][2];
 
     UNROLL
     for (int t = 0; t < n_tokens; t++) {
         UNROLL
         for (int g = 0; g < n_groups; g++) {
-            total.exact[t][g] = _mm512_setzero_si512();
-            total.quarter[t][g] = total.sum[t][g] = _mm512_setzero_ps();
+            total[t][g] = _mm512_setzero_ps();
             sum[t][g] = acc[t][g];
         }
     }
@@ -372,10 +326,10 @@ INLINE void add_chunk(const moe_type type, const int n_tokens, const int n_group
         if (form.columns == 32)
             add_block_32(type, n_tokens, n_groups, w, s, a, u, sum);
         else
-            add_sub_blocks(type, n_tokens, n_groups, w, s, a, u, &total);
+            add_sub_blocks(type, n_tokens, n_groups, w, s, a, u, total);
     }
     if (form.columns != 32)
-        add_super_block(type, n_tokens, n_groups, s, a, &total, sum);
+        add_super_block(type, n_tokens, n_groups, s, a, total, sum);
     UNROLL
     for (int t = 0; t < n_tokens; t++) {
         UNROLL
@@ -384,22 +338,46 @@ INLINE void add_chunk(const moe_type type, const int n_tokens, const int n_group
     }
 }
 
-/* The activations of row `row` from chunk `chunk` on. */
-INLINE token_row row_at(const moe_type type, const moe_activations *x, int64_t row, int64_t chunk)
-{
-    int64_t first = row * x->n_cols + chunk * CHUNK_COLUMNS;
-
-    if (moe_quant_form_of(type).columns == 32)
-        return (token_row){x->q32 + first, x->d32 + first / 32, x->s32 + first / 32};
-    return (token_row){x->q256 + first, x->d256 + first / 256, x->s256 + first / 16};
-}
-
 /* The units of a chunk; the last may be shorter. */
 INLINE int units_of(const moe_matrix *w, int64_t chunk)
 {
     int64_t n = w->n_cols / MOE_QUANT_UNIT - chunk * CHUNK_UNITS;
 
     return n < CHUNK_UNITS ? (int)n : CHUNK_UNITS;
+}
+
+/* The activations of row `row`, chunk `chunk` of n_units units. */
+INLINE void set_row(const moe_type type, int bias, const moe_activations *x, int64_t row,
+                    int64_t chunk, int n_units, token_row *a)
+{
+    const moe_quant_form form = moe_quant_form_of(type);
+    const moe_act_planes *planes = moe_quant_planes(form, x);
+    int64_t first = row * x->n_cols + chunk * CHUNK_COLUMNS;
+
+    a->hi = planes->hi + first;
+    a->lo = planes->lo + first;
+    a->d = planes->d + first / form.columns;
+    a->sums = planes->sums + first / (form.columns == 32 ? 32 : 16);
+    if (form.columns == 32 && !form.has_min) {
+        __m256i sums = _mm256_maskz_loadu_epi32((__mmask8)((1u << n_units) - 1), a->sums);
+
+        sums = _mm256_mullo_epi32(sums, _mm256_set1_epi32(-bias));
+        _mm256_storeu_si256((__m256i *)a->term, sums);
+    } else if (type == MOE_TYPE_Q6_K) {
+        __m512i sums = _mm512_slli_epi32(load(a->sums), 5);
+
+        _mm512_storeu_si512(a->term, _mm512_sub_epi32(_mm512_setzero_si512(), sums));
+    } else if (form.columns == MOE_QUANT_SUPER) {
+        const __m256i low = _mm256_set1_epi32(127), high = _mm256_set1_epi32(-65536);
+        __m512i pairs = load(a->sums);
+        __m256i sums;
+
+        pairs = _mm512_add_epi32(pairs, _mm512_srli_epi64(pairs, 32));
+        sums = _mm512_cvtepi64_epi32(pairs);
+        sums = _mm256_or_si256(_mm256_and_si256(sums, low),
+                               _mm256_and_si256(_mm256_slli_epi32(sums, 16 - 7), high));
+        _mm256_storeu_si256((__m256i *)a->term, sums);
+    }
 }
 
 /* Writes one group's results of one token; lanes past the last row stay out. */
@@ -433,7 +411,8 @@ INLINE void few_tokens(const moe_type type, const int n_tokens, const moe_matrix
 
         UNROLL
         for (int i = 0; i < n_tokens; i++)
-            a[i] = row_at(type, x, rows ? rows[t + i] : t + i, c);
+            set_row(type, moe_quant_form_of(type).bias, x, rows ? rows[t + i] : t + i, c, n_units,
+                    &a[i]);
         load_scales(type, packed, c * blocks_per_chunk, n_units, &scales);
         add_chunk(type, n_tokens, 1, packed, c * blocks_per_chunk, NULL, s, n_units, a, acc);
     }
@@ -451,7 +430,7 @@ INLINE void tile_tokens(const moe_type type, const int n_tokens, const __m512i *
 
     UNROLL
     for (int i = 0; i < n_tokens; i++)
-        a[i] = row_at(type, x, token_rows[i], chunk);
+        set_row(type, s[0]->bias, x, token_rows[i], chunk, n_units, &a[i]);
     add_chunk(type, n_tokens, 2, NULL, 0, q, s, n_units, a, acc);
 }
 
@@ -624,63 +603,48 @@ INLINE float scale_of(const float *x, const int n, float *inverse)
     *inverse = 0.0f;
     if (max_bits >= 0x7f800000)
         return __builtin_nanf("");
-    if (amax < 0x1p-120f)
+    if (amax < 0x1p-113f)
         return 0.0f;
-    *inverse = 127.0f / amax;
-    return amax / 127.0f;
+    *inverse = 16256.0f / amax;
+    return amax / 16256.0f;
 }
 
-INLINE __m512i round_16(const float *x, float inverse)
+/* 16 activations to integers and their planes; returns the integers. */
+INLINE __m512i split_16(const float *x, float inverse, int8_t *hi, int8_t *lo)
 {
-    return _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(inverse)));
+    __m512i q = _mm512_setzero_si512(), high;
+
+    if (inverse != 0.0f)
+        q = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(inverse)));
+    high = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(64)), 7);
+    _mm_storeu_si128((__m128i *)hi, _mm512_cvtepi32_epi8(high));
+    _mm_storeu_si128((__m128i *)lo,
+                     _mm512_cvtepi32_epi8(_mm512_sub_epi32(q, _mm512_slli_epi32(high, 7))));
+    return q;
 }
 
-void moe_quantize_32_avx512(const float *x, int64_t n_cols, int8_t *q, float *d, int16_t *sums)
+void moe_quantize_32_avx512(const float *x, int64_t n_cols, int8_t *hi, int8_t *lo, float *d,
+                            int32_t *sums)
 {
-    for (int64_t b = 0; b < n_cols / 32; b++, x += 32, q += 32) {
-        __m512i low = _mm512_setzero_si512(), high = low;
+    for (int64_t b = 0; b < n_cols / 32; b++, x += 32, hi += 32, lo += 32) {
+        __m512i q;
         float inverse;
 
         d[b] = scale_of(x, 32, &inverse);
-        if (inverse != 0.0f) {
-            low = round_16(x, inverse);
-            high = round_16(x + 16, inverse);
-        }
-        _mm_storeu_si128((__m128i *)q, _mm512_cvtepi32_epi8(low));
-        _mm_storeu_si128((__m128i *)(q + 16), _mm512_cvtepi32_epi8(high));
-        sums[b] = (int16_t)_mm512_reduce_add_epi32(_mm512_add_epi32(low, high));
+        q = split_16(x, inverse, hi, lo);
+        q = _mm512_add_epi32(q, split_16(x + 16, inverse, hi + 16, lo + 16));
+        sums[b] = _mm512_reduce_add_epi32(q);
     }
 }
 
-void moe_quantize_256_avx512(const float *x, int64_t n_cols, int8_t *q, float *d, int16_t *sums)
+void moe_quantize_256_avx512(const float *x, int64_t n_cols, int8_t *hi, int8_t *lo, float *d,
+                             int32_t *sums)
 {
-    const __m512i ones = _mm512_set1_epi8(1);
-
     for (int64_t b = 0; b < n_cols / 256; b++) {
         float inverse;
 
         d[b] = scale_of(x + 256 * b, 256, &inverse);
-        for (int64_t i = 256 * b; i < 256 * (b + 1); i += 64) {
-            __m512i bytes = _mm512_setzero_si512(), sum;
-
-            if (inverse != 0.0f) {
-                __m128i part[4];
-
-                UNROLL
-                for (int k = 0; k < 4; k++)
-                    part[k] = _mm512_cvtepi32_epi8(round_16(x + i + 16 * k, inverse));
-                bytes = _mm512_inserti32x4(_mm512_castsi128_si512(part[0]), part[1], 1);
-                bytes = _mm512_inserti32x4(bytes, part[2], 2);
-                bytes = _mm512_inserti32x4(bytes, part[3], 3);
-            }
-            _mm512_storeu_si512(q + i, bytes);
-            /* Sums of four, then of the four dwords of each 128 bits. */
-            sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), ones, bytes);
-            sum = _mm512_add_epi32(sum, _mm512_shuffle_epi32(sum, 0x4E));
-            sum = _mm512_add_epi32(sum, _mm512_shuffle_epi32(sum, 0xB1));
-            sum = _mm512_maskz_compress_epi32(0x1111, sum);
-            _mm_storel_epi64((__m128i *)(sums + i / 16),
-                             _mm_packs_epi32(_mm512_castsi512_si128(sum), _mm_setzero_si128()));
-        }
+        for (int64_t i = 256 * b; i < 256 * (b + 1); i += 16)
+            sums[i / 16] = _mm512_reduce_add_epi32(split_16(x + i, inverse, hi + i, lo + i));
     }
 }

@@ -1,31 +1,37 @@
 /*
  * The quantised kernels that define the results.
  *
- * Activations are int8 with one scale d_a per 32 or 256 columns.  Within a block everything is an
- * exact integer; with codes q, activations a and the scales of quant.h,
+ * Activations are 15-bit integers a = 128 * hi + lo, |a| <= 16256, with one scale d_a per 32 or 256
+ * columns.  With codes q and the scales of quant.h, a block of 32 columns is one exact integer:
  *
- *     S = sum_k (q - bias) * a               32 columns, A = sum_k a where there is an m
- *     S = sum_j sc[j] * sum_k (q - bias) * a    256 columns, M = sum_j mn[j] * sum_k a
- *
- * (sums over k run over the block or over sub-block j).  Blocks are added in ascending order:
- *
+ *     S = sum_k (q - bias) * a               |S| <= 128 * 16256 * 32 < 2^26
  *     acc = fma((float)S, d * d_a, acc)
- *     acc = fma((float)A, m * d_a, acc)      Q4_1, Q5_1
+ *     acc = fma((float)A, m * d_a, acc)      Q4_1, Q5_1; A = sum_k a
+ *
+ * In a block of 256 columns the sub-blocks j are exact integers, small enough to be exact as floats
+ * too, and are added in ascending order; the minima are one integer again:
+ *
+ *     s_j = sum_k (q - bias) * a             |s_j| <= 31 * 16256 * 32 < 2^24
+ *     T = fma((float)s_j, (float)sc[j], T)   from T = +0
+ *     M = sum_j mn[j] * sum_k a              |M| <= 63 * 16256 * 256 < 2^28
+ *     acc = fma(T, d * d_a, acc)
  *     acc = fma(-(float)M, m * d_a, acc)     Q4_K, Q5_K
  *
- * Every |S|, |A| and |M| is below 2^28.  The other instruction sets compute these integers in other
- * ways and then take the same float steps, one output row per lane.
+ * Blocks follow each other in ascending order.  15 bits keep the error of the activations (2^-15
+ * of the largest in a block) far below that of the weights; what is left is nearly that of float
+ * sums.  The other instruction sets compute the integers in other ways and then take the same float
+ * steps, one output row per lane.
  */
 #include <string.h>
 
 #include "quant.h"
 
-static int32_t dot(const uint8_t *q, int bias, const int8_t *a, int n)
+static int32_t dot(const uint8_t *q, int bias, const int8_t *hi, const int8_t *lo, int n)
 {
     int32_t sum = 0;
 
     for (int i = 0; i < n; i++)
-        sum += (q[i] - bias) * a[i];
+        sum += (q[i] - bias) * (128 * hi[i] + lo[i]);
     return sum;
 }
 
@@ -34,31 +40,29 @@ static float add_block(float acc, moe_type type, const moe_quant_block *block,
                        const moe_activations *x, int64_t row, int64_t b)
 {
     moe_quant_form form = moe_quant_form_of(type);
+    const moe_act_planes *planes = moe_quant_planes(form, x);
     int64_t first = row * x->n_cols + b * form.columns;
-    int64_t scale = first / form.columns;
-    int32_t s = 0, min = 0;
-    float d_a;
+    const int8_t *hi = planes->hi + first, *lo = planes->lo + first;
+    float d_a = planes->d[first / form.columns], value = 0.0f, min;
 
     if (form.columns == 32) {
-        d_a = x->d32[scale];
-        s = dot(block->q, form.bias, x->q32 + first, 32);
-        min = x->s32[scale];
+        value = (float)dot(block->q, form.bias, hi, lo, 32);
+        min = (float)planes->sums[first / 32];
     } else {
-        const int16_t *sums = x->s256 + first / 16;
+        const int32_t *sums = planes->sums + first / 16;
         int sub = type == MOE_TYPE_Q6_K ? 16 : 32;
+        int32_t m = 0;
 
-        d_a = x->d256[scale];
-        for (int j = 0; j < MOE_QUANT_SUPER / sub; j++)
-            s += block->sc[j] * dot(block->q + sub * j, form.bias, x->q256 + first + sub * j, sub);
+        for (int k = 0; k < MOE_QUANT_SUPER; k += sub)
+            value = __builtin_fmaf((float)dot(block->q + k, form.bias, hi + k, lo + k, sub),
+                                   (float)block->sc[k / sub], value);
         if (form.has_min)
             for (int j = 0; j < 8; j++)
-                min += block->mn[j] * (sums[2 * j] + sums[2 * j + 1]);
+                m += block->mn[j] * (sums[2 * j] + sums[2 * j + 1]);
+        min = -(float)m;
     }
-    acc = __builtin_fmaf((float)s, moe_f16_to_f32(block->d) * d_a, acc);
-    if (!form.has_min)
-        return acc;
-    return __builtin_fmaf(form.columns == 32 ? (float)min : -(float)min,
-                          moe_f16_to_f32(block->m) * d_a, acc);
+    acc = __builtin_fmaf(value, moe_f16_to_f32(block->d) * d_a, acc);
+    return form.has_min ? __builtin_fmaf(min, moe_f16_to_f32(block->m) * d_a, acc) : acc;
 }
 
 void moe_matmul_quant_scalar(const moe_matrix *w, int64_t group_begin, int64_t group_end,
@@ -86,13 +90,14 @@ void moe_matmul_quant_scalar(const moe_matrix *w, int64_t group_begin, int64_t g
     }
 }
 
-/* One block of activations to int8, n = 32 or 256 columns; sums over `span` columns each.
+/* One block of activations to 15 bits, n = 32 or 256 columns; sums over `span` columns each.
  *
  * amax is found among the bit patterns, which order finite magnitudes as integers and put
  * infinities and NaNs above them.  A block that has one of those becomes d = NaN, q = 0, so that
- * it makes every product with it a NaN.  Below 2^-120, where 127 / amax could overflow, a block
- * counts as zeros. */
-static void quantize(const float *x, int n, int span, int8_t *q, float *d, int16_t *sums)
+ * it makes every product with it a NaN.  Below 2^-113 a block counts as zeros: 16256 / amax
+ * would overflow from a little below 2^-114 on, and d has lost more than one bit. */
+static void quantize(const float *x, int n, int span, int8_t *hi, int8_t *lo, float *d,
+                     int32_t *sums)
 {
     uint32_t max_bits = 0, bits;
     float amax, inverse;
@@ -103,37 +108,36 @@ static void quantize(const float *x, int n, int span, int8_t *q, float *d, int16
         max_bits = bits > max_bits ? bits : max_bits;
     }
     memcpy(&amax, &max_bits, sizeof amax);
-    if (max_bits >= 0x7f800000 || amax < 0x1p-120f) {
+    memset(sums, 0, (size_t)(n / span) * sizeof *sums);
+    if (max_bits >= 0x7f800000 || amax < 0x1p-113f) {
         *d = max_bits >= 0x7f800000 ? __builtin_nanf("") : 0.0f;
-        memset(q, 0, (size_t)n);
-        memset(sums, 0, (size_t)(n / span) * sizeof *sums);
+        memset(hi, 0, (size_t)n);
+        memset(lo, 0, (size_t)n);
         return;
     }
-    *d = amax / 127.0f;
-    inverse = 127.0f / amax;
+    *d = amax / 16256.0f;
+    inverse = 16256.0f / amax;
     for (int i = 0; i < n; i++) {
         /* Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, ties to even. */
         float rounded = x[i] * inverse + 0x1.8p23f;
+        int q = (int)(rounded - 0x1.8p23f);
 
-        q[i] = (int8_t)(rounded - 0x1.8p23f);
-    }
-    for (int j = 0; j < n / span; j++) {
-        int sum = 0;
-
-        for (int i = 0; i < span; i++)
-            sum += q[j * span + i];
-        sums[j] = (int16_t)sum;
+        hi[i] = (int8_t)((q + 64) >> 7);
+        lo[i] = (int8_t)(q - 128 * hi[i]);
+        sums[i / span] += q;
     }
 }
 
-void moe_quantize_32_scalar(const float *x, int64_t n_cols, int8_t *q, float *d, int16_t *sums)
+void moe_quantize_32_scalar(const float *x, int64_t n_cols, int8_t *hi, int8_t *lo, float *d,
+                            int32_t *sums)
 {
     for (int64_t b = 0; b < n_cols / 32; b++)
-        quantize(x + 32 * b, 32, 32, q + 32 * b, d + b, sums + b);
+        quantize(x + 32 * b, 32, 32, hi + 32 * b, lo + 32 * b, d + b, sums + b);
 }
 
-void moe_quantize_256_scalar(const float *x, int64_t n_cols, int8_t *q, float *d, int16_t *sums)
+void moe_quantize_256_scalar(const float *x, int64_t n_cols, int8_t *hi, int8_t *lo, float *d,
+                             int32_t *sums)
 {
     for (int64_t b = 0; b < n_cols / 256; b++)
-        quantize(x + 256 * b, 256, 16, q + 256 * b, d + b, sums + 16 * b);
+        quantize(x + 256 * b, 256, 16, hi + 256 * b, lo + 256 * b, d + b, sums + 16 * b);
 }

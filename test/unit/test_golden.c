@@ -115,7 +115,7 @@ static void test_float_models_match_the_reference(void **state)
 
 typedef struct quant_fixture {
     const char *name, *type;
-    double limit; /* what llama.cpp reaches, from the fixtures' README */
+    double limit; /* what llama.cpp reaches with its 8-bit activations, from the data's README */
 } quant_fixture;
 
 static const quant_fixture quant_fixtures[] = {
@@ -132,9 +132,9 @@ static int compare_doubles(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Judged per token: int8 activations may send a near tie to another expert in a few tokens, which says
- * nothing about the kernels, so the median must be within llama.cpp's error and few tokens far off. */
-static void test_quantised_models_are_as_close_as_llama_cpp(void **state)
+/* Activations of 15 bits leave far less error than those of 8 bits that llama.cpp uses; what is left comes
+ * from the KV cache in f16. */
+static void test_quantised_models_are_far_closer_than_llama_cpp(void **state)
 {
     moe_engine *engine;
 
@@ -163,8 +163,8 @@ static void test_quantised_models_are_as_close_as_llama_cpp(void **state)
             qsort(error, n, sizeof(double), compare_doubles);
             print_message("%s %s prompt %d: NMSE whole %.1e, median %.1e, %zu of %zu tokens far\n", f->name,
                           f->type, k, nmse(want, got, size), error[n / 2], far, n);
-            assert_true(error[n / 2] <= f->limit);
-            assert_true(far * 10 <= n);
+            assert_true(error[n / 2] <= f->limit / 100);
+            assert_true(far == 0);
             free(error);
             free(got);
         }
@@ -178,7 +178,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_float_models_match_the_reference),
-        cmocka_unit_test(test_quantised_models_are_as_close_as_llama_cpp),
+        cmocka_unit_test(test_quantised_models_are_far_closer_than_llama_cpp),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -31,7 +31,7 @@ static const struct {
 
 typedef void (*matmul_fn)(const moe_matrix *, int64_t, int64_t, const moe_activations *,
                           const int32_t *, int64_t, moe_role, float *, int64_t);
-typedef void (*quantize_fn)(const float *, int64_t, int8_t *, float *, int16_t *);
+typedef void (*quantize_fn)(const float *, int64_t, int8_t *, int8_t *, float *, int32_t *);
 
 typedef struct kernel_set {
     const char *name;
@@ -138,17 +138,23 @@ static void random_activations(random_state *r, int64_t n_cols, int kind, float 
         case 4:
             v = i % 37 == 5 ? 30000.0f : v;
             break;
-        case 5: /* all 127 */
+        case 5: /* all 16256 */
             v = 1.0f;
             break;
-        case 6: /* all -127 */
+        case 6: /* all -16256 */
             v = -1.0f;
             break;
         case 7: /* ties of the rounding */
-            v = i % 32 == 0 ? 127.0f : (float)random_below(r, 254) - 126.5f;
+            v = i % 32 == 0 ? 16256.0f : (float)random_below(r, 32512) - 16255.5f;
             break;
-        case 8: /* 126 or 127 */
-            v = i % 32 == 0 ? 127.0f : 126.0f + (float)random_below(r, 2);
+        case 8: /* hi 127, lo -64 */
+            v = i % 32 == 0 ? 16256.0f : 16192.0f;
+            break;
+        case 9: /* hi -127, lo 63 */
+            v = i % 32 == 0 ? -16256.0f : -16193.0f;
+            break;
+        case 10: /* 16255 or 16256 */
+            v = i % 32 == 0 ? 16256.0f : 16255.0f + (float)random_below(r, 2);
             break;
         default:
             break;
@@ -156,7 +162,7 @@ static void random_activations(random_state *r, int64_t n_cols, int kind, float 
         x[i] = v;
     }
 }
-#define N_ACTIVATION_KINDS 9
+#define N_ACTIVATION_KINDS 11
 
 /* --- a matrix, its rows and activations ------------------------------------ */
 
@@ -165,7 +171,10 @@ typedef struct problem {
     uint8_t *stored; /* (n_rows, row bytes) */
     void *packed;
     moe_activations x;
-    float *f32;
+    float *f32; /* (n_x, n_cols), and the same as integers: */
+    int8_t *hi, *lo;
+    float *d;
+    int32_t *sums;
     int64_t n_x;
 } problem;
 
@@ -197,15 +206,32 @@ static void *pack(moe_type type, const uint8_t *stored, int64_t n_rows, int64_t 
     return packed;
 }
 
+/* Takes the activations in f32 over into the form of the type. */
+static void quantize_activations(problem *p)
+{
+    int block = moe_quant_form_of(p->w.type).columns, span = block == 32 ? 32 : 16;
+    quantize_fn quantize = block == 32 ? moe_quantize_32_scalar : moe_quantize_256_scalar;
+    moe_act_planes planes = {p->hi, p->lo, p->d, p->sums};
+
+    for (int64_t i = 0, n = p->w.n_cols; i < p->n_x; i++)
+        quantize(p->f32 + i * n, n, p->hi + i * n, p->lo + i * n, p->d + i * (n / block),
+                 p->sums + i * (n / span));
+    if (block == 32)
+        p->x.b32 = planes;
+    else
+        p->x.b256 = planes;
+}
+
 static void problem_create(problem *p, random_state *r, moe_type type, int64_t n_rows,
                            int64_t n_cols, int64_t n_x, bool extreme)
 {
     size_t bytes = row_bytes(type, n_cols), n = (size_t)(n_x * n_cols);
-    int8_t *q = allocate(n);
-    float *d = allocate(n / 32 * sizeof *d);
-    int16_t *sums = allocate(n / 16 * sizeof *sums);
 
     memset(p, 0, sizeof *p);
+    p->hi = allocate(n);
+    p->lo = allocate(n);
+    p->d = allocate(n / 32 * sizeof *p->d);
+    p->sums = allocate(n / 16 * sizeof *p->sums);
     p->stored = allocate((size_t)n_rows * bytes);
     p->f32 = allocate(n * sizeof(float));
     p->n_x = n_x;
@@ -214,33 +240,18 @@ static void problem_create(problem *p, random_state *r, moe_type type, int64_t n
     p->packed = pack(type, p->stored, n_rows, n_cols);
     p->w = (moe_matrix){type, n_rows, n_cols, p->packed};
     p->x.n_cols = n_cols;
-    for (int64_t i = 0; i < n_x; i++) {
-        float *x = p->f32 + i * n_cols;
-
-        random_activations(r, n_cols, extreme ? random_below(r, N_ACTIVATION_KINDS) : 0, x);
-        if (moe_act_form_of(type) == MOE_ACT_Q8_32)
-            moe_quantize_32_scalar(x, n_cols, q + i * n_cols, d + i * (n_cols / 32),
-                                   sums + i * (n_cols / 32));
-        else
-            moe_quantize_256_scalar(x, n_cols, q + i * n_cols, d + i * (n_cols / 256),
-                                    sums + i * (n_cols / 16));
-    }
-    if (moe_act_form_of(type) == MOE_ACT_Q8_32) {
-        p->x.q32 = q;
-        p->x.d32 = d;
-        p->x.s32 = sums;
-    } else {
-        p->x.q256 = q;
-        p->x.d256 = d;
-        p->x.s256 = sums;
-    }
+    for (int64_t i = 0; i < n_x; i++)
+        random_activations(r, n_cols, extreme ? random_below(r, N_ACTIVATION_KINDS) : 0,
+                           p->f32 + i * n_cols);
+    quantize_activations(p);
 }
 
 static void problem_free(problem *p)
 {
-    free((void *)(p->x.q32 ? p->x.q32 : p->x.q256));
-    free((void *)(p->x.d32 ? p->x.d32 : p->x.d256));
-    free((void *)(p->x.s32 ? p->x.s32 : p->x.s256));
+    free(p->hi);
+    free(p->lo);
+    free(p->d);
+    free(p->sums);
     free(p->f32);
     free(p->packed);
     free(p->stored);
@@ -544,9 +555,9 @@ static void forms_of_activations_follow_the_type(void **state)
     (void)state;
     assert_int_equal(moe_act_form_of(MOE_TYPE_F32), MOE_ACT_F32);
     assert_int_equal(moe_act_form_of(MOE_TYPE_BF16), MOE_ACT_F32);
-    assert_int_equal(moe_act_form_of(MOE_TYPE_Q5_1), MOE_ACT_Q8_32);
-    assert_int_equal(moe_act_form_of(MOE_TYPE_Q8_0), MOE_ACT_Q8_32);
-    assert_int_equal(moe_act_form_of(MOE_TYPE_Q6_K), MOE_ACT_Q8_256);
+    assert_int_equal(moe_act_form_of(MOE_TYPE_Q5_1), MOE_ACT_Q15_32);
+    assert_int_equal(moe_act_form_of(MOE_TYPE_Q8_0), MOE_ACT_Q15_32);
+    assert_int_equal(moe_act_form_of(MOE_TYPE_Q6_K), MOE_ACT_Q15_256);
 }
 
 /* --- activations ----------------------------------------------------------- */
@@ -554,47 +565,89 @@ static void forms_of_activations_follow_the_type(void **state)
 static void activations_round_to_the_nearest_code(void **state)
 {
     float x[32] = {0}, d;
-    int8_t q[32];
-    int16_t sum;
+    int8_t hi[32], lo[32];
+    int32_t sum;
+    static const int expected[6] = {16256, -16256, 2, 4, -2, -64};
 
     (void)state;
-    x[0] = 254.0f; /* d = 2 */
-    x[1] = -254.0f;
+    x[0] = 32512.0f; /* d = 2 */
+    x[1] = -32512.0f;
     x[2] = 5.0f;  /* 2.5 to 2 */
     x[3] = 7.0f;  /* 3.5 to 4 */
     x[4] = -5.0f; /* -2.5 to -2 */
-    x[5] = 3.9f;
-    moe_quantize_32_scalar(x, 32, q, &d, &sum);
+    x[5] = -128.9f;
+    moe_quantize_32_scalar(x, 32, hi, lo, &d, &sum);
     assert_true(d == 2.0f);
-    assert_int_equal(q[0], 127);
-    assert_int_equal(q[1], -127);
-    assert_int_equal(q[2], 2);
-    assert_int_equal(q[3], 4);
-    assert_int_equal(q[4], -2);
-    assert_int_equal(q[5], 2);
-    assert_int_equal(sum, 6);
+    for (int i = 0; i < 6; i++)
+        assert_int_equal(128 * hi[i] + lo[i], expected[i]);
+    assert_int_equal(hi[0], 127);
+    assert_int_equal(hi[1], -127);
+    assert_int_equal(hi[5], 0);
+    assert_int_equal(sum, -60);
+}
+
+static void both_planes_of_every_activation_stay_in_bounds(void **state)
+{
+    int8_t hi[32], lo[32];
+    int32_t sum;
+    float x[32], d;
+
+    (void)state;
+    for (int q = -16256; q <= 16256; q += 31) {
+        x[0] = 16256.0f;
+        for (int i = 1; i < 32; i++)
+            x[i] = (float)(q + i - 1 > 16256 ? 16256 : q + i - 1);
+        moe_quantize_32_scalar(x, 32, hi, lo, &d, &sum);
+        assert_true(d == 1.0f);
+        for (int i = 0; i < 32; i++) {
+            assert_true(128 * hi[i] + lo[i] == (int)x[i]);
+            assert_true(hi[i] >= -127 && lo[i] >= -64 && lo[i] <= 63);
+            sum -= (int)x[i];
+        }
+        assert_int_equal(sum, 0);
+    }
+}
+
+static void small_blocks_become_zeros(void **state)
+{
+    float x[32] = {0x1p-113f, 0x1.fp-114f}, d;
+    int8_t hi[32], lo[32];
+    int32_t sum;
+
+    (void)state;
+    moe_quantize_32_scalar(x, 32, hi, lo, &d, &sum);
+    assert_true(d > 0.0f && isfinite(d));
+    assert_int_equal(hi[0], 127);
+    assert_int_equal(sum, 16256 + 15748);
+    x[0] = 0.0f;
+    moe_quantize_32_scalar(x, 32, hi, lo, &d, &sum);
+    assert_true(d == 0.0f);
+    assert_int_equal(hi[1], 0);
+    assert_int_equal(lo[1], 0);
+    assert_int_equal(sum, 0);
 }
 
 /* Both block sizes of one instruction set against scalar. */
 static void check_quantize(const kernel_set *set, const float *x, int64_t n_cols)
 {
-    int8_t q[2][1024];
+    quantize_fn scalar[2] = {moe_quantize_32_scalar, moe_quantize_256_scalar};
+    quantize_fn other[2] = {set->quantize_32, set->quantize_256};
+    int8_t hi[2][1024], lo[2][1024];
     float d[2][32];
-    int16_t sums[2][64];
+    int32_t sums[2][64];
 
-    memset(q, 0, sizeof q);
+    memset(hi, 0, sizeof hi);
+    memset(lo, 0, sizeof lo);
     memset(d, 0, sizeof d);
     memset(sums, 0, sizeof sums);
-    moe_quantize_32_scalar(x, n_cols, q[0], d[0], sums[0]);
-    set->quantize_32(x, n_cols, q[1], d[1], sums[1]);
-    assert_memory_equal(q[0], q[1], sizeof q[0]);
-    assert_memory_equal(d[0], d[1], sizeof d[0]);
-    assert_memory_equal(sums[0], sums[1], sizeof sums[0]);
-    moe_quantize_256_scalar(x, n_cols, q[0], d[0], sums[0]);
-    set->quantize_256(x, n_cols, q[1], d[1], sums[1]);
-    assert_memory_equal(q[0], q[1], sizeof q[0]);
-    assert_memory_equal(d[0], d[1], sizeof d[0]);
-    assert_memory_equal(sums[0], sums[1], sizeof sums[0]);
+    for (int i = 0; i < 2; i++) {
+        scalar[i](x, n_cols, hi[0], lo[0], d[0], sums[0]);
+        other[i](x, n_cols, hi[1], lo[1], d[1], sums[1]);
+        assert_memory_equal(hi[0], hi[1], sizeof hi[0]);
+        assert_memory_equal(lo[0], lo[1], sizeof lo[0]);
+        assert_memory_equal(d[0], d[1], sizeof d[0]);
+        assert_memory_equal(sums[0], sums[1], sizeof sums[0]);
+    }
 }
 
 static void every_instruction_set_quantises_alike(void **state)
@@ -605,13 +658,13 @@ static void every_instruction_set_quantises_alike(void **state)
     float x[1024];
 
     (void)state;
-    for (int round = 0; round < 80; round++) {
+    for (int round = 0; round < 88; round++) {
         int64_t n_cols = 256 * (1 + random_below(&r, 4));
 
         random_activations(&r, n_cols, round % N_ACTIVATION_KINDS, x);
-        if (round >= 40) /* from the smallest to the largest numbers */
+        if (round >= 44) /* from the smallest to the largest numbers */
             for (int64_t i = 0; i < n_cols; i++)
-                x[i] = ldexpf(x[i], (round - 40) * 6 - 130);
+                x[i] = ldexpf(x[i], (round - 44) * 6 - 130);
         for (int s = 0; s < n_sets; s++)
             check_quantize(&sets[s], x, n_cols);
         if (round % 4 == 0) {
@@ -626,30 +679,34 @@ static void a_block_that_is_not_finite_makes_products_nan(void **state)
 {
     static const float bad[3] = {NAN, INFINITY, -INFINITY};
     float x[32] = {1.0f, 2.0f}, d;
-    int8_t q[32];
-    int16_t sum;
+    int8_t hi[32], lo[32];
+    int32_t sum;
 
     (void)state;
     for (int i = 0; i < 3; i++) {
         x[7] = bad[i];
-        moe_quantize_32_scalar(x, 32, q, &d, &sum);
+        moe_quantize_32_scalar(x, 32, hi, lo, &d, &sum);
         assert_true(isnan(d));
-        assert_int_equal(q[1], 0);
+        assert_int_equal(hi[1], 0);
+        assert_int_equal(lo[1], 0);
         assert_int_equal(sum, 0);
     }
 }
 
 /* --- products -------------------------------------------------------------- */
 
+/* Each product is that of the integers, but for float rounding; against the product of the float
+ * activations the normalised mean square error is that of rounding to 15 bits. */
 static void products_are_close_to_those_of_the_values(void **state)
 {
     random_state r = {3};
 
     (void)state;
     for (int i = 0; i < N_QUANT_TYPES; i++) {
-        int64_t n_cols = random_columns(&r, quant_types[i].type), n_rows = 21, n_tokens = 3;
+        int64_t n_cols = random_columns(&r, quant_types[i].type), n_rows = 21, n_tokens = 30;
         int block = moe_quant_form_of(quant_types[i].type).columns;
         float *values = allocate((size_t)n_cols * sizeof *values), *y;
+        double square_error = 0, square = 0;
         problem p;
 
         problem_create(&p, &r, quant_types[i].type, n_rows, n_cols, n_tokens, false);
@@ -657,21 +714,22 @@ static void products_are_close_to_those_of_the_values(void **state)
         for (int64_t row = 0; row < n_rows; row++) {
             moe_unpack_row(&p.w, row, values);
             for (int64_t t = 0; t < n_tokens; t++) {
-                double exact = 0, of_codes = 0, size = 0;
+                double exact = 0, of_codes = 0, size = 0, result = y[t * (n_rows + 2) + row];
 
                 for (int64_t k = 0; k < n_cols; k++) {
                     int64_t at = t * n_cols + k;
-                    double a = block == 32 ? (double)p.x.q32[at] * p.x.d32[at / 32]
-                                           : (double)p.x.q256[at] * p.x.d256[at / 256];
+                    double a = (double)(128 * p.hi[at] + p.lo[at]) * p.d[at / block];
 
                     exact += (double)values[k] * p.f32[at];
                     of_codes += (double)values[k] * a;
                     size += fabs((double)values[k] * a);
                 }
-                assert_true(fabs(of_codes - y[t * (n_rows + 2) + row]) <= 1e-6 * size);
-                assert_true(fabs(exact - y[t * (n_rows + 2) + row]) <= 1e-2 * size);
+                assert_true(fabs(of_codes - result) <= 1e-6 * size);
+                square_error += (exact - result) * (exact - result);
+                square += exact * exact;
             }
         }
+        assert_true(square_error <= 1e-8 * square);
         problem_free(&p);
         free(values);
         free(y);
@@ -751,7 +809,7 @@ static void the_largest_sums_do_not_overflow(void **state)
         moe_quant_form form = moe_quant_form_of(type);
         int64_t n_cols = 256, n_rows = 4, n_tokens = 8;
 
-        for (int kind = 5; kind <= 6; kind++) {
+        for (int kind = 5; kind <= 9; kind += kind == 6 ? 2 : 1) {
             problem p;
 
             problem_create(&p, &r, type, n_rows, n_cols, n_tokens, false);
@@ -767,19 +825,9 @@ static void the_largest_sums_do_not_overflow(void **state)
             }
             free(p.packed);
             p.w.packed = p.packed = pack(type, p.stored, n_rows, n_cols);
-            for (int64_t t = 0; t < n_tokens; t++) {
+            for (int64_t t = 0; t < n_tokens; t++)
                 random_activations(&r, n_cols, kind, p.f32 + t * n_cols);
-                if (form.columns == 32)
-                    moe_quantize_32_scalar(p.f32 + t * n_cols, n_cols,
-                                           (int8_t *)p.x.q32 + t * n_cols,
-                                           (float *)p.x.d32 + t * (n_cols / 32),
-                                           (int16_t *)p.x.s32 + t * (n_cols / 32));
-                else
-                    moe_quantize_256_scalar(p.f32 + t * n_cols, n_cols,
-                                            (int8_t *)p.x.q256 + t * n_cols,
-                                            (float *)p.x.d256 + t * (n_cols / 256),
-                                            (int16_t *)p.x.s256 + t * (n_cols / 16));
-            }
+            quantize_activations(&p);
             for (int64_t n = 1; n <= n_tokens; n += n_tokens - 1) {
                 float *expected = product(moe_matmul_quant_scalar, &p, NULL, n, NULL);
                 float values[256];
@@ -789,10 +837,10 @@ static void the_largest_sums_do_not_overflow(void **state)
 
                     moe_unpack_row(&p.w, row, values);
                     for (int k = 0; k < 256; k++) {
-                        sum += kind == 5 ? values[k] : -values[k];
-                        size += fabs(values[k]);
+                        sum += (double)values[k] * p.f32[k];
+                        size += fabs((double)values[k] * p.f32[k]);
                     }
-                    assert_true(fabs(sum - expected[row]) <= 1e-5 * size);
+                    assert_true(fabs(sum - expected[row]) <= 1e-6 * size);
                 }
                 for (int s = 0; s < n_sets; s++) {
                     float *y = product(sets[s].matmul, &p, NULL, n, NULL);
@@ -848,6 +896,8 @@ int main(void)
         cmocka_unit_test(packed_matrices_are_no_larger_than_stored_ones),
         cmocka_unit_test(forms_of_activations_follow_the_type),
         cmocka_unit_test(activations_round_to_the_nearest_code),
+        cmocka_unit_test(both_planes_of_every_activation_stay_in_bounds),
+        cmocka_unit_test(small_blocks_become_zeros),
         cmocka_unit_test(every_instruction_set_quantises_alike),
         cmocka_unit_test(a_block_that_is_not_finite_makes_products_nan),
         cmocka_unit_test(products_are_close_to_those_of_the_values),

@@ -37,18 +37,23 @@ static void *carve(carver *c, size_t n, size_t element)
     return p;
 }
 
+/* Planes of n values with a scale per `block` and a sum per `part` columns. */
+static cpu_planes carve_planes(carver *c, size_t n, size_t block, size_t part)
+{
+    return (cpu_planes){
+        .hi = carve(c, n, 1),
+        .lo = carve(c, n, 1),
+        .d = carve(c, n / block + 1, sizeof(float)),
+        .sums = carve(c, n / part + 1, sizeof(int32_t)),
+    };
+}
+
 static void carve_acts(const cpu_device *d, carver *c, cpu_acts *acts, size_t n)
 {
-    if (d->forms & 1u << MOE_ACT_Q8_32) {
-        acts->q32 = carve(c, n, 1);
-        acts->d32 = carve(c, n / 32, sizeof(float));
-        acts->s32 = carve(c, n / 32, sizeof(int16_t));
-    }
-    if (d->forms & 1u << MOE_ACT_Q8_256) {
-        acts->q256 = carve(c, n, 1);
-        acts->d256 = carve(c, n / 256 + 1, sizeof(float));
-        acts->s256 = carve(c, n / 16, sizeof(int16_t));
-    }
+    if (d->forms & 1u << MOE_ACT_Q15_32)
+        acts->b32 = carve_planes(c, n, 32, 32);
+    if (d->forms & 1u << MOE_ACT_Q15_256)
+        acts->b256 = carve_planes(c, n, 256, 16);
 }
 
 static size_t max_size(size_t a, size_t b)

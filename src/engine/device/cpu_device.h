@@ -11,12 +11,17 @@
 #include "device.h"
 #include "thread_pool.h"
 
-/* Activations with room for the int8 forms that the model's weights want. */
+/* Room for the planes of one integer form. */
+typedef struct cpu_planes {
+    int8_t *hi, *lo;
+    float *d;
+    int32_t *sums;
+} cpu_planes;
+
+/* Activations with room for the integer forms that the model's weights want. */
 typedef struct cpu_acts {
     moe_activations act;
-    int8_t *q32, *q256;
-    float *d32, *d256;
-    int16_t *s32, *s256;
+    cpu_planes b32, b256;
 } cpu_acts;
 
 /* y (n_tokens, ldy) = w · x [+ bias].  Rows [0, n_prefill) of the product take prefill arithmetic. */

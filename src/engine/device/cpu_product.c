@@ -46,31 +46,33 @@ unsigned cpu_form(const moe_slot *slot)
 static void quantize_rows(void *arg, int64_t begin, int64_t end, int thread)
 {
     const quantize_job *job = arg;
-    cpu_acts *acts = job->acts;
+    const cpu_planes *b32 = &job->acts->b32, *b256 = &job->acts->b256;
     const int64_t n = job->n_cols;
 
     (void)thread;
     for (int64_t t = begin; t < end; t++) {
         const float *x = job->x + t * job->ld;
 
-        if (job->forms & 1u << MOE_ACT_Q8_32)
-            job->kernels->quantize_32(x, n, acts->q32 + t * n, acts->d32 + t * (n / 32),
-                                      acts->s32 + t * (n / 32));
-        if (job->forms & 1u << MOE_ACT_Q8_256)
-            job->kernels->quantize_256(x, n, acts->q256 + t * n, acts->d256 + t * (n / 256),
-                                       acts->s256 + t * (n / 16));
+        if (job->forms & 1u << MOE_ACT_Q15_32)
+            job->kernels->quantize_32(x, n, b32->hi + t * n, b32->lo + t * n,
+                                      b32->d + t * (n / 32), b32->sums + t * (n / 32));
+        if (job->forms & 1u << MOE_ACT_Q15_256)
+            job->kernels->quantize_256(x, n, b256->hi + t * n, b256->lo + t * n,
+                                       b256->d + t * (n / 256), b256->sums + t * (n / 16));
     }
 }
 
 void cpu_prepare(cpu_device *d, cpu_acts *acts, const float *x, int64_t ld, int64_t n_rows,
                  int64_t n_cols, unsigned forms)
 {
+    const cpu_planes *b32 = &acts->b32, *b256 = &acts->b256;
+
     acts->act = (moe_activations){
         .n_cols = n_cols, .f32 = x, .ld = ld,
-        .q32 = acts->q32, .d32 = acts->d32, .s32 = acts->s32,
-        .q256 = acts->q256, .d256 = acts->d256, .s256 = acts->s256,
+        .b32 = {b32->hi, b32->lo, b32->d, b32->sums},
+        .b256 = {b256->hi, b256->lo, b256->d, b256->sums},
     };
-    if (forms & (1u << MOE_ACT_Q8_32 | 1u << MOE_ACT_Q8_256)) {
+    if (forms & (1u << MOE_ACT_Q15_32 | 1u << MOE_ACT_Q15_256)) {
         quantize_job job = {d->kernels, acts, x, ld, n_cols, forms};
 
         cpu_for_rows(d, quantize_rows, &job, n_rows);
