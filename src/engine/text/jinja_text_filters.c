@@ -545,7 +545,7 @@ static bool round_float(jinja *j, double f, int64_t precision, jinja_value *out)
 
 static bool round_integer(jinja *j, int64_t value, int64_t precision, jinja_value *out)
 {
-    int64_t unit = 1, rest;
+    int64_t unit = 1, rest, rounded;
     *out = jinja_int(value);
     for (; precision < 0 && unit < INT64_MAX / 10; precision++)
         unit *= 10;
@@ -554,11 +554,12 @@ static bool round_integer(jinja *j, int64_t value, int64_t precision, jinja_valu
         return true;
     }
     rest = ((value % unit) + unit) % unit;
-    int64_t low = value - rest;
-    bool up = rest > unit - rest || (rest == unit - rest && (low / unit) % 2 != 0);
-    if (up && __builtin_add_overflow(low, unit, &low))
+    bool is_odd = (value / unit - (value % unit < 0)) % 2 != 0;
+    bool up = rest > unit - rest || (rest == unit - rest && is_odd);
+    if (up ? __builtin_add_overflow(value, unit - rest, &rounded)
+           : __builtin_sub_overflow(value, rest, &rounded))
         return jinja_fail(j, "the result does not fit a 64-bit integer");
-    *out = jinja_int(low);
+    *out = jinja_int(rounded);
     return true;
 }
 
