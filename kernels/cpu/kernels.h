@@ -34,9 +34,9 @@ typedef enum moe_role { MOE_ROLE_PREFILL = 0, MOE_ROLE_DECODE = 1 } moe_role;
 
 /* The form of the activations that a weight type is multiplied with. */
 typedef enum moe_act_form {
-    MOE_ACT_F32 = 0,  /* F32, F16, BF16 weights */
-    MOE_ACT_Q15_32,   /* 15-bit integers, one scale per 32 columns: Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 */
-    MOE_ACT_Q15_256,  /* 15-bit integers, one scale per 256 columns: Q4_K, Q5_K, Q6_K */
+    MOE_ACT_F32 = 0, /* F32, F16, BF16 weights */
+    MOE_ACT_Q15_32,  /* 15-bit integers, one scale per 32 columns: Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 */
+    MOE_ACT_Q15_256, /* 15-bit integers, one scale per 256 columns: Q4_K, Q5_K, Q6_K */
 } moe_act_form;
 
 moe_act_form moe_act_form_of(moe_type type);
@@ -48,15 +48,16 @@ typedef struct moe_matrix {
     const void *packed;
 } moe_matrix;
 
-/* Activations as integers: x ≈ d * q with q = 128 * hi + lo, |q| <= 16256, hi in -127..127 and lo in
- * -64..63, so that both planes fit the byte products of every instruction set. */
+/* Activations as integers: x ≈ d * q with q = 128 * hi + lo, |q| <= 16256, hi in -127..127 and lo
+ * in -64..63, so that both planes fit the byte products of every instruction set. */
 typedef struct moe_act_planes {
     const int8_t *hi, *lo; /* (n_tokens, n_cols) */
     const float *d;        /* (n_tokens, n_cols / block) */
     const int32_t *sums;   /* sums of q: over 32 columns (blocks of 32), over 16 (blocks of 256) */
 } moe_act_planes;
 
-/* Rows of activations (n_tokens, n_cols) in one form or several. A form that is not needed is NULL. */
+/* Rows of activations (n_tokens, n_cols) in one form or several. A form that is not needed is NULL.
+ */
 typedef struct moe_activations {
     int64_t n_cols;
     const float *f32; /* (n_tokens, ld): row t starts at f32 + t * ld */
@@ -65,7 +66,8 @@ typedef struct moe_activations {
     moe_act_planes b256; /* one scale per 256 columns */
 } moe_activations;
 
-/* --- packing (scalar code, the same for every instruction set) --------------------------------- */
+/* --- packing (scalar code, the same for every instruction set) ---------------------------------
+ */
 
 /* Bytes of one packed group of 16 rows, a multiple of 64. */
 size_t moe_packed_group_bytes(moe_type type, int64_t n_cols);
@@ -102,7 +104,8 @@ typedef struct moe_attn_block {
 /* Bytes that moe_kernels.attn_block needs as scratch. */
 size_t moe_attn_scratch_bytes(int d_k, int d_v, int n_queries);
 
-/* --- the table ----------------------------------------------------------------------------------- */
+/* --- the table -----------------------------------------------------------------------------------
+ */
 
 typedef struct moe_kernels {
     moe_isa isa;
@@ -135,11 +138,12 @@ typedef struct moe_kernels {
     void (*layer_norm)(const float *x, const float *weight, const float *bias, float eps, int64_t n,
                        float *y);
 
-    void (*add)(const float *a, const float *b, int64_t n, float *y);      /* y = a + b */
-    void (*add_scaled)(const float *x, float w, int64_t n, float *y);      /* y = fma(w, x, y) */
-    void (*scale)(const float *x, float w, int64_t n, float *y);           /* y = w * x */
+    void (*add)(const float *a, const float *b, int64_t n, float *y); /* y = a + b */
+    void (*add_scaled)(const float *x, float w, int64_t n, float *y); /* y = fma(w, x, y) */
+    void (*scale)(const float *x, float w, int64_t n, float *y);      /* y = w * x */
     void (*silu_mul)(const float *gate, const float *up, int64_t n, float *y); /* g*sigmoid(g)*u */
-    void (*gelu_mul)(const float *gate, const float *up, int64_t n, float *y); /* tanh form of gate, times up */
+    void (*gelu_mul)(const float *gate, const float *up, int64_t n,
+                     float *y);                             /* tanh form of gate, times up */
     void (*gelu_erf)(const float *x, int64_t n, float *y);  /* exact GELU */
     void (*gelu_tanh)(const float *x, int64_t n, float *y); /* tanh form */
     void (*exp)(const float *x, int64_t n, float *y);
@@ -154,14 +158,16 @@ typedef struct moe_kernels {
     void (*rope)(float *x, int64_t n_heads, int64_t d, int64_t n_rot, const float *cos,
                  const float *sin, bool interleaved);
 
-    /* Stores one position's key (d_k) into a K page and value (d_v) into a V page (v NULL: none). */
+    /* Stores one position's key (d_k) into a K page and value (d_v) into a V page (v NULL: none).
+     */
     void (*kv_store)(const float *k, const float *v, int pos_in_page, int d_k, int d_v, bool kv_f32,
                      void *k_page, void *v_page);
 
     /* One block of attention for n_queries query vectors q (n_queries, ldq) that share a KV head.
-     * n_valid[i] (0..n_keys): query i sees keys 0..n_valid[i]-1 and, if n_first is not NULL, only from n_first[i] on.
-     * Gives per query: m[i] the largest score, l[i] the sum of exp(score - m), o (n_queries, d_v) the
-     * unnormalised sum of exp(score - m) * v.  A query that sees no key: m = -INFINITY, l = 0, o = 0. */
+     * n_valid[i] (0..n_keys): query i sees keys 0..n_valid[i]-1 and, if n_first is not NULL, only
+     * from n_first[i] on. Gives per query: m[i] the largest score, l[i] the sum of exp(score - m),
+     * o (n_queries, d_v) the unnormalised sum of exp(score - m) * v.  A query that sees no key: m =
+     * -INFINITY, l = 0, o = 0. */
     void (*attn_block)(const float *q, int64_t ldq, int n_queries, float scale,
                        const moe_attn_block *kv, const int32_t *n_valid, const int32_t *n_first,
                        float *m, float *l, float *o, void *scratch);

@@ -1,15 +1,24 @@
 /*
  * Quantised kernels for AVX2: one 32-bit lane per output row, a group in two halves of eight rows.
  *
- * vpmaddwd multiplies pairs of int16 and adds them in int32, which no sum within a sub-block can
- * overflow.  So the two planes of the activations are put together again, as int16, once per token
- * and chunk of 256 columns; a vector of codes, four bytes to a lane, becomes one of its even and
- * one of its odd bytes, and the activations stand in pairs to match: columns 4v and 4v + 2, 4v + 1
- * and 4v + 3.  Scales, bias and minima are applied per sub-block; the float steps are those of
- * quant_scalar.c.
+ * Many tokens (prefill): vpmaddwd multiplies pairs of int16 and adds them in int32, which no sum
+ * within a sub-block can overflow.  The two planes of the activations are put together again, once
+ * per chunk of 256 columns for several groups; a vector of codes, four bytes to a lane, becomes one
+ * of its even and one of its odd bytes, and the activations stand in pairs to match: columns 4v and
+ * 4v + 2, 4v + 1 and 4v + 3.  All tokens of a batch pass over a tile of such codes and of scales
+ * (one group, one chunk) on the stack.
  *
- * Two ways through a matrix, as in quant_avx512.c: few tokens widen the codes in registers, many
- * pass over a tile of widened codes and scales (one group, up to 256 columns) on the stack.
+ * Few tokens (decode): codes are widened in registers, to bytes only.  vpmaddubsw multiplies them
+ * with one plane of the activations and adds pairs in int16, where codes of b < 8 bits leave room
+ * for a run of several products before vpmaddwd widens the sums, with the plane's factor:
+ *
+ *              high plane, |hi| <= 127             low plane, |lo| <= 64
+ *     4 bits   8 * 2 * 15 * 127 = 30480            8 * 2 * 15 * 64 = 15360   eight vectors: a unit
+ *     5 bits   4 * 2 * 31 * 127 = 31496  four      8 * 2 * 31 * 64 = 31744   eight
+ *     6 bits   2 * 2 * 63 * 127 = 32004  two       4 * 2 * 63 * 64 = 32256   four: a sub-block
+ *
+ * Codes of eight bits leave none and take the int16 form here too.  Either way every integer is
+ * exact; scales, bias and minima are applied per sub-block, with the float steps of quant_scalar.c.
  */
 #include <immintrin.h>
 
@@ -24,7 +33,8 @@
 
 #define CHUNK_COLUMNS 256 /* columns of a tile */
 #define CHUNK_UNITS (CHUNK_COLUMNS / MOE_QUANT_UNIT)
-#define BATCH_TOKENS 64 /* tokens that pass over a tile, a multiple of TILE_TOKENS */
+#define BATCH_TOKENS 32 /* tokens that pass over a tile, a multiple of TILE_TOKENS */
+#define BATCH_GROUPS 4  /* groups whose tiles they pass over in turn */
 #define TILE_TOKENS 4   /* tokens whose sums are in registers together */
 #define FEW_TOKENS 3    /* up to so many tokens the codes are widened in registers */
 #define PREFETCH_BYTES 4096
@@ -43,7 +53,7 @@ typedef struct token_row {
     const int32_t *sums;
     int32_t term[16]; /* types with a bias: -bias * sums; Q4_K, Q5_K: the sum of sub-block j as
                        * two int16, its low seven bits and the bits above */
-    int32_t pairs[CHUNK_UNITS][2][8]; /* two int16: columns 4v and 4v + 2, 4v + 1 and 4v + 3 */
+    int32_t pairs[CHUNK_UNITS][2][8]; /* two int16: columns 4v and 4v + 2, or 4v + 1 and 4v + 3 */
 } token_row;
 
 INLINE __m256i load(const void *p)
@@ -174,8 +184,8 @@ INLINE const uint8_t *unit_of(const moe_type type, const uint8_t *group, int64_t
            (size_t)u * moe_quant_unit_bytes(form);
 }
 
-/* The even (odd = 0) or odd bytes of vector v of a unit, as words: from words of both halves, or
- * if there is one half only, from bytes. */
+/* The even (odd = 0) or odd bytes of vector v of a unit, as words.  w has both halves as words, or
+ * if it is one half only, bytes. */
 INLINE __m256i words_of(const int n_halves, const __m256i *w, int v, int odd, int half)
 {
     if (n_halves == 2)
@@ -183,8 +193,8 @@ INLINE __m256i words_of(const int n_halves, const __m256i *w, int v, int odd, in
     return odd ? _mm256_srli_epi16(w[v], 8) : _mm256_and_si256(w[v], _mm256_set1_epi16(255));
 }
 
-/* n vectors of codes w, bytes of `bits` bits, times one plane of activations: the sum times
- * `factor`, added to sum. */
+/* n vectors of codes w, as bytes, times one plane x of activations: `factor` times that, added to
+ * sum.  Runs of `run` vectors stay in int16. */
 INLINE __m256i dot_plane(const __m256i *w, const int n, const int run, const int8_t *x,
                          const int factor, __m256i sum)
 {
@@ -202,7 +212,8 @@ INLINE __m256i dot_plane(const __m256i *w, const int n, const int run, const int
     return sum;
 }
 
-/* Vectors [first, first + n) of unit u of codes times activations, added to sum. */
+/* Vectors [first, first + n) of unit u, codes of `bits` bits, times activations, added to sum.  One
+ * half stands for one token straight from the packed form. */
 INLINE void dot(const int bits, const int n_tokens, const int n_halves, const __m256i *w,
                 const int first, const int n, const token_row a[], int u, __m256i sum[][2])
 {
@@ -314,8 +325,8 @@ INLINE void add_super_block(const moe_type type, const int n_tokens, const int n
             for (int j = 0; j < 8; j++)
                 min = _mm256_add_epi32(
                     min, _mm256_madd_epi16(s[h].mn[j], _mm256_set1_epi32(a[t].term[j])));
-            acc[t][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(min), _mm256_mul_ps(s[h].m[0], d_a),
-                                        acc[t][h]);
+            acc[t][h] =
+                _mm256_fmadd_ps(_mm256_cvtepi32_ps(min), _mm256_mul_ps(s[h].m[0], d_a), acc[t][h]);
         }
     }
 }
@@ -375,9 +386,9 @@ INLINE int units_of(const moe_matrix *w, int64_t chunk)
     return n < CHUNK_UNITS ? (int)n : CHUNK_UNITS;
 }
 
-/* The activations of row `row`, chunk `chunk` of n_units units. */
-INLINE void set_row(const moe_type type, const bool pairs, const moe_activations *x, int64_t row, int64_t chunk,
-                    int n_units, token_row *a)
+/* The activations of row `row`, chunk `chunk` of n_units units; the pairs only if asked for. */
+INLINE void set_row(const moe_type type, const bool pairs, const moe_activations *x, int64_t row,
+                    int64_t chunk, int n_units, token_row *a)
 {
     const moe_quant_form form = moe_quant_form_of(type);
     const moe_act_planes *planes = moe_quant_planes(form, x);
@@ -389,15 +400,15 @@ INLINE void set_row(const moe_type type, const bool pairs, const moe_activations
     a->sums = planes->sums + first / (form.columns == 32 ? 32 : 16);
     for (int u = 0; pairs && u < n_units; u++) {
         __m256i hi = load(planes->hi + first + 32 * u), lo = load(planes->lo + first + 32 * u);
-        __m256i hi_even = _mm256_slli_epi16(hi, 8);
+        /* Bytes in the upper half of a word; shifted right by one they are 128 times themselves. */
+        __m256i hi_even = _mm256_slli_epi16(hi, 8), lo_even = _mm256_slli_epi16(lo, 8);
         __m256i hi_odd = _mm256_and_si256(hi, _mm256_set1_epi16(-256));
-        __m256i lo_even = _mm256_srai_epi16(_mm256_slli_epi16(lo, 8), 8);
+        __m256i *dst = (__m256i *)a->pairs[u];
 
-        /* A byte in the upper half of a word, shifted by one, is 128 times the byte. */
-        _mm256_storeu_si256((__m256i *)a->pairs[u][0],
-                            _mm256_add_epi16(_mm256_srai_epi16(hi_even, 1), lo_even));
-        _mm256_storeu_si256((__m256i *)a->pairs[u][1], _mm256_add_epi16(_mm256_srai_epi16(hi_odd, 1),
-                                                                        _mm256_srai_epi16(lo, 8)));
+        _mm256_storeu_si256(
+            dst, _mm256_add_epi16(_mm256_srai_epi16(hi_even, 1), _mm256_srai_epi16(lo_even, 8)));
+        _mm256_storeu_si256(
+            dst + 1, _mm256_add_epi16(_mm256_srai_epi16(hi_odd, 1), _mm256_srai_epi16(lo, 8)));
     }
     if (form.columns == 32 && !form.has_min) {
         for (int u = 0; u < n_units; u++)
@@ -456,57 +467,64 @@ INLINE void one_token(const moe_type type, const moe_matrix *w, int64_t group,
     store(w, group, 1, acc[1][0][0], y);
 }
 
-/* n_tokens tokens of a batch with a tile. */
-INLINE void tile_tokens(const moe_type type, const int n_tokens, const __m256i *q,
-                        const chunk_scales s[], int n_units, const moe_activations *x,
-                        const int64_t *token_rows, int64_t chunk, __m256 acc[][2])
-{
-    token_row a[TILE_TOKENS];
-
-    for (int i = 0; i < n_tokens; i++)
-        set_row(type, true, x, token_rows[i], chunk, n_units, &a[i]);
-    add_chunk(type, n_tokens, 2, NULL, 0, 0, q, s, n_units, a, acc);
-}
-
-/* Up to BATCH_TOKENS tokens with one group. */
-INLINE void batch(const moe_type type, const moe_matrix *w, int64_t group, const moe_activations *x,
-                  const int64_t *token_rows, int n_tokens, float *y, int64_t ldy)
+/* Fills a tile: the codes as words (vector, even or odd, half) and the scales of both halves. */
+INLINE void fill_tile(const moe_type type, const uint8_t *packed, int64_t block, int n_units,
+                      __m256i *codes, chunk_scales scales[2])
 {
     const moe_quant_form form = moe_quant_form_of(type);
-    const int blocks_per_chunk = CHUNK_COLUMNS / form.columns;
-    const uint8_t *packed =
-        (const uint8_t *)w->packed + (size_t)group * moe_packed_group_bytes(type, w->n_cols);
-    int64_t n_chunks = (w->n_cols + CHUNK_COLUMNS - 1) / CHUNK_COLUMNS;
-    __m256 acc[BATCH_TOKENS][2];
-    __m256i codes[32 * CHUNK_UNITS]; /* (vector, even or odd, half) */
-    chunk_scales scales[2];
 
-    for (int t = 0; t < n_tokens; t++)
-        acc[t][0] = acc[t][1] = _mm256_setzero_ps();
-    for (int64_t c = 0; c < n_chunks; c++) {
-        int64_t block = c * blocks_per_chunk;
-        int n_units = units_of(w, c), t = 0;
+    for (int half = 0; half < 2; half++) {
+        load_scales(type, packed, half, block, n_units, &scales[half]);
+        for (int u = 0; u < n_units; u++) {
+            __m256i widened[8];
 
-        for (int half = 0; half < 2; half++) {
-            load_scales(type, packed, half, block, n_units, &scales[half]);
-            for (int u = 0; u < n_units; u++) {
-                __m256i widened[8];
-
-                widen_unit(form.bits, unit_of(type, packed, block, u) + 32 * half, widened);
-                UNROLL
-                for (int i = 0; i < 16; i++)
-                    codes[32 * u + 2 * i + half] = words_of(1, widened, i / 2, i % 2, 0);
-            }
+            widen_unit(form.bits, unit_of(type, packed, block, u) + 32 * half, widened);
+            UNROLL
+            for (int i = 0; i < 16; i++)
+                codes[32 * u + 2 * i + half] = words_of(1, widened, i / 2, i % 2, 0);
         }
-        for (; t + TILE_TOKENS <= n_tokens; t += TILE_TOKENS)
-            tile_tokens(type, TILE_TOKENS, codes, scales, n_units, x, token_rows + t, c, acc + t);
-        for (; t < n_tokens; t++)
-            tile_tokens(type, 1, codes, scales, n_units, x, token_rows + t, c, acc + t);
     }
-    for (int t = 0; t < n_tokens; t++) {
-        store(w, group, 0, acc[t][0], y + t * ldy);
-        store(w, group, 1, acc[t][1], y + t * ldy);
+}
+
+/* Up to BATCH_TOKENS tokens with n_groups <= BATCH_GROUPS groups from `group` on. */
+INLINE void batch(const moe_type type, const moe_matrix *w, int64_t group, int n_groups,
+                  const moe_activations *x, const int64_t *token_rows, int n_tokens, float *y,
+                  int64_t ldy)
+{
+    const int blocks_per_chunk = CHUNK_COLUMNS / moe_quant_form_of(type).columns;
+    size_t group_bytes = moe_packed_group_bytes(type, w->n_cols);
+    const uint8_t *packed = (const uint8_t *)w->packed + (size_t)group * group_bytes;
+    int64_t n_chunks = (w->n_cols + CHUNK_COLUMNS - 1) / CHUNK_COLUMNS;
+    __m256 acc[BATCH_GROUPS][BATCH_TOKENS][2];
+    __m256i codes[32 * CHUNK_UNITS];
+    chunk_scales scales[2];
+    token_row a[BATCH_TOKENS];
+
+    for (int g = 0; g < n_groups; g++)
+        for (int t = 0; t < n_tokens; t++)
+            acc[g][t][0] = acc[g][t][1] = _mm256_setzero_ps();
+    for (int64_t c = 0; c < n_chunks; c++) {
+        int n_units = units_of(w, c);
+
+        for (int t = 0; t < n_tokens; t++)
+            set_row(type, true, x, token_rows[t], c, n_units, &a[t]);
+        for (int g = 0; g < n_groups; g++) {
+            int t = 0;
+
+            fill_tile(type, packed + (size_t)g * group_bytes, c * blocks_per_chunk, n_units, codes,
+                      scales);
+            for (; t + TILE_TOKENS <= n_tokens; t += TILE_TOKENS)
+                add_chunk(type, TILE_TOKENS, 2, NULL, 0, 0, codes, scales, n_units, a + t,
+                          acc[g] + t);
+            for (; t < n_tokens; t++)
+                add_chunk(type, 1, 2, NULL, 0, 0, codes, scales, n_units, a + t, acc[g] + t);
+        }
     }
+    for (int g = 0; g < n_groups; g++)
+        for (int t = 0; t < n_tokens; t++) {
+            store(w, group + g, 0, acc[g][t][0], y + t * ldy);
+            store(w, group + g, 1, acc[g][t][1], y + t * ldy);
+        }
 }
 
 INLINE void matmul(const moe_type type, const moe_matrix *w, int64_t group_begin, int64_t group_end,
@@ -515,18 +533,21 @@ INLINE void matmul(const moe_type type, const moe_matrix *w, int64_t group_begin
 {
     int64_t token_rows[BATCH_TOKENS];
 
-    for (int64_t g = group_begin; g < group_end; g++) {
-        if (n_tokens <= FEW_TOKENS) {
+    if (n_tokens <= FEW_TOKENS) {
+        for (int64_t g = group_begin; g < group_end; g++)
             for (int64_t t = 0; t < n_tokens; t++)
                 one_token(type, w, g, x, rows ? rows[t] : t, y + t * ldy);
-            continue;
-        }
+        return;
+    }
+    for (int64_t g = group_begin; g < group_end; g += BATCH_GROUPS) {
+        int n_groups = group_end - g < BATCH_GROUPS ? (int)(group_end - g) : BATCH_GROUPS;
+
         for (int64_t t = 0; t < n_tokens; t += BATCH_TOKENS) {
             int n = n_tokens - t < BATCH_TOKENS ? (int)(n_tokens - t) : BATCH_TOKENS;
 
             for (int i = 0; i < n; i++)
                 token_rows[i] = rows ? rows[t + i] : t + i;
-            batch(type, w, g, x, token_rows, n, y + t * ldy, ldy);
+            batch(type, w, g, n_groups, x, token_rows, n, y + t * ldy, ldy);
         }
     }
 }

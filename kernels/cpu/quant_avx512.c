@@ -29,8 +29,7 @@
 #define CHUNK_UNITS (CHUNK_COLUMNS / MOE_QUANT_UNIT)
 #define BATCH_TOKENS 48 /* tokens that pass over a tile, a multiple of TILE_TOKENS */
 #define TILE_TOKENS 6   /* tokens whose sums are in registers together */
-#define FEW_TOKENS 5    /* up to so many tokens the codes are widened in registers, */
-#define FEW_TILE 3      /* so many at a time */
+#define FEW_TOKENS 5    /* up to so many tokens the codes are widened in registers */
 #define PREFETCH_BYTES 4096
 
 /* The scales of a chunk of a group, ready for use. */
@@ -263,8 +262,8 @@ INLINE void add_sub_blocks(const moe_type type, const int n_tokens, const int n_
 
 /* The end of a super-block: scales and minima. */
 INLINE void add_super_block(const moe_type type, const int n_tokens, const int n_groups,
-                            const chunk_scales *const s[], const token_row a[],
-                            __m512 total[][2], __m512 acc[][2])
+                            const chunk_scales *const s[], const token_row a[], __m512 total[][2],
+                            __m512 acc[][2])
 {
     const moe_quant_form form = moe_quant_form_of(type);
 
@@ -282,8 +281,8 @@ INLINE void add_super_block(const moe_type type, const int n_tokens, const int n
             UNROLL
             for (int j = 0; j < 8; j++)
                 min = _mm512_dpwssd_epi32(min, s[g]->mn[j], _mm512_set1_epi32(a[t].term[j]));
-            acc[t][g] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(min), _mm512_mul_ps(s[g]->m[0], d_a),
-                                        acc[t][g]);
+            acc[t][g] =
+                _mm512_fmadd_ps(_mm512_cvtepi32_ps(min), _mm512_mul_ps(s[g]->m[0], d_a), acc[t][g]);
         }
     }
 }
@@ -346,7 +345,7 @@ INLINE int units_of(const moe_matrix *w, int64_t chunk)
     return n < CHUNK_UNITS ? (int)n : CHUNK_UNITS;
 }
 
-/* The activations of row `row`, chunk `chunk` of n_units units. */
+/* The activations of row `row`, chunk `chunk` of n_units units; bias is that of the codes. */
 INLINE void set_row(const moe_type type, int bias, const moe_activations *x, int64_t row,
                     int64_t chunk, int n_units, token_row *a)
 {
@@ -389,16 +388,15 @@ INLINE void store(const moe_matrix *w, int64_t group, __m512 acc, float *y)
     _mm512_mask_storeu_ps(y + group * MOE_GROUP_ROWS, lanes, acc);
 }
 
-/* n_tokens <= FEW_TILE tokens from token t on with one group, straight from the packed form. */
+/* n_tokens <= FEW_TOKENS tokens with one group, straight from its packed form. */
 INLINE void few_tokens(const moe_type type, const int n_tokens, const moe_matrix *w, int64_t group,
-                       const moe_activations *x, const int32_t *rows, int64_t t, float *y,
-                       int64_t ldy)
+                       const moe_activations *x, const int32_t *rows, float *y, int64_t ldy)
 {
     const int blocks_per_chunk = CHUNK_COLUMNS / moe_quant_form_of(type).columns;
     const uint8_t *packed =
         (const uint8_t *)w->packed + (size_t)group * moe_packed_group_bytes(type, w->n_cols);
     int64_t n_chunks = (w->n_cols + CHUNK_COLUMNS - 1) / CHUNK_COLUMNS;
-    __m512 acc[FEW_TILE][2];
+    __m512 acc[FEW_TOKENS][2];
     chunk_scales scales;
     const chunk_scales *const s[1] = {&scales};
 
@@ -407,18 +405,17 @@ INLINE void few_tokens(const moe_type type, const int n_tokens, const moe_matrix
         acc[i][0] = _mm512_setzero_ps();
     for (int64_t c = 0; c < n_chunks; c++) {
         int n_units = units_of(w, c);
-        token_row a[FEW_TILE];
+        token_row a[FEW_TOKENS];
 
         UNROLL
         for (int i = 0; i < n_tokens; i++)
-            set_row(type, moe_quant_form_of(type).bias, x, rows ? rows[t + i] : t + i, c, n_units,
-                    &a[i]);
+            set_row(type, moe_quant_form_of(type).bias, x, rows ? rows[i] : i, c, n_units, &a[i]);
         load_scales(type, packed, c * blocks_per_chunk, n_units, &scales);
         add_chunk(type, n_tokens, 1, packed, c * blocks_per_chunk, NULL, s, n_units, a, acc);
     }
     UNROLL
     for (int i = 0; i < n_tokens; i++)
-        store(w, group, acc[i][0], y + (t + i) * ldy);
+        store(w, group, acc[i][0], y + i * ldy);
 }
 
 /* n_tokens tokens of a batch with the tiles of two groups. */
@@ -537,16 +534,18 @@ INLINE void matmul(const moe_type type, const moe_matrix *w, int64_t group_begin
 
     if (n_tokens <= FEW_TOKENS) {
         for (int64_t g = group_begin; g < group_end; g++) {
-            int64_t left = n_tokens;
-
-            if (left == 3 || left == 5) {
-                few_tokens(type, 3, w, g, x, rows, n_tokens - left, y, ldy);
-                left -= 3;
+            switch (n_tokens) {
+#define CASE(n)                                                                                    \
+    case n:                                                                                        \
+        few_tokens(type, n, w, g, x, rows, y, ldy);                                                \
+        break
+                CASE(1);
+                CASE(2);
+                CASE(3);
+                CASE(4);
+                CASE(FEW_TOKENS);
+#undef CASE
             }
-            for (; left >= 2; left -= 2)
-                few_tokens(type, 2, w, g, x, rows, n_tokens - left, y, ldy);
-            if (left == 1)
-                few_tokens(type, 1, w, g, x, rows, n_tokens - left, y, ldy);
         }
         return;
     }

@@ -95,7 +95,7 @@ void moe_matmul_quant_scalar(const moe_matrix *w, int64_t group_begin, int64_t g
  * amax is found among the bit patterns, which order finite magnitudes as integers and put
  * infinities and NaNs above them.  A block that has one of those becomes d = NaN, q = 0, so that
  * it makes every product with it a NaN.  Below 2^-113 a block counts as zeros: 16256 / amax
- * would overflow from a little below 2^-114 on, and d has lost more than one bit. */
+ * overflows a little below 2^-114. */
 static void quantize(const float *x, int n, int span, int8_t *hi, int8_t *lo, float *d,
                      int32_t *sums)
 {

@@ -2,8 +2,8 @@
  * Engines and models: opening, describing and closing.
  *
  * An engine is a pool of threads and a table of kernels.  A model is built in this order: file,
- * family, spec, weights (bound, laid out, then packed into a block of the weight store), tokenizer, device, KV
- * cache.  The file is closed at the end: nothing reads it any more.
+ * family, spec, weights (bound, laid out, then packed into a block of the weight store), tokenizer,
+ * device, KV cache.  The file is closed at the end: nothing reads it any more.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +11,8 @@
 #include "device/cpu_device.h"
 #include "model_internal.h"
 
-/* --- engine ---------------------------------------------------------------------------------------- */
+/* --- engine
+ * ---------------------------------------------------------------------------------------- */
 
 moe_status moe_engine_create(const moe_engine_options *options, moe_engine **out, moe_error *err)
 {
@@ -27,7 +28,8 @@ moe_status moe_engine_create(const moe_engine_options *options, moe_engine **out
         return moe_hint(err, "Known are auto, scalar, avx2, avx512 and amx.");
     }
     if (moe_cpu_kernels(isa) == NULL) {
-        moe_fail(err, MOE_ERR_UNSUPPORTED, "this CPU does not have the instruction set \"%s\"", name);
+        moe_fail(err, MOE_ERR_UNSUPPORTED, "this CPU does not have the instruction set \"%s\"",
+                 name);
         return moe_hint(err, "Set moe.cpu_isa to auto.");
     }
     engine = calloc(1, sizeof(*engine));
@@ -62,7 +64,8 @@ int moe_engine_threads(const moe_engine *engine)
     return moe_pool_threads(engine->pool);
 }
 
-/* --- model ------------------------------------------------------------------------------------------ */
+/* --- model
+ * ------------------------------------------------------------------------------------------ */
 
 static bool is_unquantised(moe_type type)
 {
@@ -79,9 +82,10 @@ static moe_status fill_info(moe_model *model, const moe_model_options *options, 
 {
     const moe_model_spec *spec = &model->spec;
     const size_t element = kv_is_f32(model, options->kv_type) ? 4 : 2;
-    const size_t width = spec->attention == MOE_ATTENTION_MLA
-                             ? (size_t)(spec->kv_lora_rank + spec->head_dim_rope)
-                             : (size_t)spec->n_kv_heads * (size_t)(spec->head_dim + spec->head_dim_v);
+    const size_t width =
+        spec->attention == MOE_ATTENTION_MLA
+            ? (size_t)(spec->kv_lora_rank + spec->head_dim_rope)
+            : (size_t)spec->n_kv_heads * (size_t)(spec->head_dim + spec->head_dim_v);
     moe_model_info *info = &model->info;
 
     if (options->n_ctx < 0 || options->n_ctx > spec->n_ctx_train) {
@@ -114,8 +118,8 @@ static moe_status fill_info(moe_model *model, const moe_model_options *options, 
 }
 
 /* Everything that the file says, short of reading weights. */
-static moe_status describe(const moe_file *file, const moe_model_options *options,
-                           moe_model *model, moe_error *err)
+static moe_status describe(const moe_file *file, const moe_model_options *options, moe_model *model,
+                           moe_error *err)
 {
     const char *template =
         options->chat_template != NULL ? options->chat_template : moe_file_chat_template(file);
@@ -231,8 +235,8 @@ moe_status moe_model_open(moe_engine *engine, const char *path, const moe_model_
         status = load_weights(file, options, model, err);
     moe_file_close(file);
     if (status == MOE_OK)
-        status = moe_cpu_device_create(&model->spec, &model->weights, engine->kernels,
-                                       engine->pool, engine->reproducible, &model->device, err);
+        status = moe_cpu_device_create(&model->spec, &model->weights, engine->kernels, engine->pool,
+                                       engine->reproducible, &model->device, err);
     if (status == MOE_OK)
         status = moe_kv_cache_create(&model->spec, kv_is_f32(model, options->kv_type), kv_bytes,
                                      &model->kv, err);

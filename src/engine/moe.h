@@ -4,8 +4,8 @@
  * Plain C11, no PostgreSQL.  The engine never exits, aborts, prints or longjmps; functions that can
  * fail return a moe_status and fill a moe_error.  One thread of the host calls into an engine at a
  * time; the engine's own worker threads never call back into the host: every callback below
- * runs on the calling thread.  Objects are opaque and freed by their _free or _close, children first:
- * sequences, schedulers, models, engine.  Texts are UTF-8, lengths in bytes, ids are int32.
+ * runs on the calling thread.  Objects are opaque and freed by their _free or _close, children
+ * first: sequences, schedulers, models, engine.  Texts are UTF-8, lengths in bytes, ids are int32.
  */
 #ifndef MOE_H
 #define MOE_H
@@ -42,14 +42,15 @@ typedef struct moe_cancel {
     void *ud;
 } moe_cancel;
 
-/* --- engine: threads and kernels of this process ------------------------------------------------- */
+/* --- engine: threads and kernels of this process -------------------------------------------------
+ */
 
 typedef struct moe_engine moe_engine;
 
 typedef struct moe_engine_options {
-    int n_threads;      /* 0: as many as the affinity mask and the cgroup allow */
-    const char *isa;    /* "auto", "scalar", "avx2", "avx512", "amx" */
-    bool reproducible;  /* true: only kernels whose bits are the same on every CPU */
+    int n_threads;     /* 0: as many as the affinity mask and the cgroup allow */
+    const char *isa;   /* "auto", "scalar", "avx2", "avx512", "amx" */
+    bool reproducible; /* true: only kernels whose bits are the same on every CPU */
 } moe_engine_options;
 
 moe_status moe_engine_create(const moe_engine_options *options, moe_engine **out, moe_error *err);
@@ -57,7 +58,8 @@ void moe_engine_free(moe_engine *engine);
 const char *moe_engine_isa(const moe_engine *engine); /* the instruction set in use */
 int moe_engine_threads(const moe_engine *engine);
 
-/* --- model ---------------------------------------------------------------------------------------- */
+/* --- model
+ * ---------------------------------------------------------------------------------------- */
 
 typedef struct moe_model moe_model;
 
@@ -77,9 +79,9 @@ typedef struct moe_weight_store {
 typedef enum moe_kv_type { MOE_KV_AUTO, MOE_KV_F16, MOE_KV_F32 } moe_kv_type;
 
 typedef struct moe_model_options {
-    int n_ctx;                     /* longest sequence; 0: what the model was trained for */
-    moe_kv_type kv_type;           /* auto: f32 for unquantised weights, else f16 */
-    size_t kv_bytes;               /* limit of the KV cache of this model in this process; 0: 1 GiB */
+    int n_ctx;           /* longest sequence; 0: what the model was trained for */
+    moe_kv_type kv_type; /* auto: f32 for unquantised weights, else f16 */
+    size_t kv_bytes;     /* limit of the KV cache of this model in this process; 0: 1 GiB */
     const moe_weight_store *store; /* NULL: private memory */
     const char *store_key;         /* names the content, e.g. its digest; needed with a store */
     const char *chat_template;     /* overrides the file's template if not NULL */
@@ -87,17 +89,17 @@ typedef struct moe_model_options {
 } moe_model_options;
 
 typedef struct moe_model_info {
-    const char *family;       /* "deepseek_v3", "qwen3_moe", "bert", … */
-    const char *name;         /* the file's own name for itself, or "" */
-    const char *type;         /* most common weight type by bytes: "Q4_K", "BF16" */
+    const char *family;                /* "deepseek_v3", "qwen3_moe", "bert", … */
+    const char *name;                  /* the file's own name for itself, or "" */
+    const char *type;                  /* most common weight type by bytes: "Q4_K", "BF16" */
     int64_t n_params, n_params_active; /* active: read per token */
     int n_ctx_train, n_ctx;
     int n_layers, n_embd, n_vocab, n_experts, n_experts_used;
-    bool is_encoder;          /* embeddings only */
+    bool is_encoder; /* embeddings only */
     bool has_chat_template;
-    size_t weight_bytes;      /* packed */
+    size_t weight_bytes; /* packed */
     size_t kv_bytes_per_token;
-    int32_t bos_id, eos_id;   /* -1 if none */
+    int32_t bos_id, eos_id; /* -1 if none */
 } moe_model_info;
 
 /* Opens a GGUF file (the first of a split set) or a Hugging Face folder, packs its weights. */
@@ -111,9 +113,9 @@ const moe_model_info *moe_model_info_of(const moe_model *model);
 moe_status moe_model_describe(const char *path, const moe_model_options *options, moe_model **out,
                               moe_error *err);
 
-/* SHA-256 over the model's files as lower-case hex (64 digits and a zero): of a GGUF file its content
- * (split sets: all parts in order); of a folder the sorted list of "name size sha256" lines of the
- * files that the engine reads. */
+/* SHA-256 over the model's files as lower-case hex (64 digits and a zero): of a GGUF file its
+ * content (split sets: all parts in order); of a folder the sorted list of "name size sha256" lines
+ * of the files that the engine reads. */
 moe_status moe_model_digest(const char *path, const moe_cancel *cancel, char hex[65],
                             moe_error *err);
 
@@ -121,7 +123,8 @@ moe_status moe_model_digest(const char *path, const moe_cancel *cancel, char hex
  * file is replaced, and costs only stat calls. */
 moe_status moe_model_stamp(const char *path, char *stamp, size_t size, moe_error *err);
 
-/* --- text ------------------------------------------------------------------------------------------ */
+/* --- text
+ * ------------------------------------------------------------------------------------------ */
 
 enum {
     MOE_TEXT_ADD_SPECIAL = 1,   /* BOS, EOS, CLS, SEP as the model wants them */
@@ -140,8 +143,8 @@ moe_status moe_detokenize(const moe_model *model, const int32_t *ids, size_t n_i
 moe_status moe_chat_render(const moe_model *model, const char *messages, const char *options,
                            char **text, size_t *len, moe_error *err);
 
-/* Splits an answer into reasoning and content (slices of text).  prompt_ends_in_think: the rendered prompt
- * ended inside <think>.  Unfinished reasoning leaves the content empty. */
+/* Splits an answer into reasoning and content (slices of text).  prompt_ends_in_think: the rendered
+ * prompt ended inside <think>.  Unfinished reasoning leaves the content empty. */
 typedef struct moe_reply {
     const char *reasoning, *content; /* reasoning NULL if there was none */
     size_t reasoning_len, content_len;
@@ -149,7 +152,8 @@ typedef struct moe_reply {
 bool moe_prompt_ends_in_think(const char *prompt, size_t len);
 void moe_split_reasoning(const char *text, size_t len, bool prompt_ends_in_think, moe_reply *reply);
 
-/* --- sequences ------------------------------------------------------------------------------------- */
+/* --- sequences
+ * ------------------------------------------------------------------------------------- */
 
 typedef struct moe_scheduler moe_scheduler;
 typedef struct moe_seq moe_seq;
@@ -165,32 +169,38 @@ typedef struct moe_request {
     moe_task task;
     const int32_t *prompt; /* copied */
     size_t n_prompt;
-    int max_tokens;        /* generate: >= 0 */
-    float temperature;     /* 0: greedy */
-    int top_k;             /* 0: off */
-    float top_p;           /* 1: off */
-    float min_p;           /* 0: off */
-    float repeat_penalty;  /* 1: off */
-    int repeat_last_n;     /* tokens looked back at; -1: all */
+    int max_tokens;       /* generate: >= 0 */
+    float temperature;    /* 0: greedy */
+    int top_k;            /* 0: off */
+    float top_p;          /* 1: off */
+    float min_p;          /* 0: off */
+    float repeat_penalty; /* 1: off */
+    int repeat_last_n;    /* tokens looked back at; -1: all */
     uint64_t seed;
     const char *const *stop; /* stop strings, copied */
     int n_stop;
     bool ignore_eos;
-    bool show_special;     /* pieces of special tokens are written out */
-    bool logprobs;         /* fill moe_token.logprob (costs a pass over the vocabulary) */
-    int n_top;             /* next: how many */
-    size_t score_from;     /* score: first scored position, >= 1 */
+    bool show_special; /* pieces of special tokens are written out */
+    bool logprobs;     /* fill moe_token.logprob (costs a pass over the vocabulary) */
+    int n_top;         /* next: how many */
+    size_t score_from; /* score: first scored position, >= 1 */
 } moe_request;
 
-typedef enum moe_finish { MOE_FINISH_NONE, MOE_FINISH_STOP, MOE_FINISH_LENGTH, MOE_FINISH_CONTEXT } moe_finish;
+typedef enum moe_finish {
+    MOE_FINISH_NONE,
+    MOE_FINISH_STOP,
+    MOE_FINISH_LENGTH,
+    MOE_FINISH_CONTEXT
+} moe_finish;
 
 typedef struct moe_token {
     int32_t id;
-    float logprob;      /* natural logarithm, of the unmodified distribution; NaN if not asked for */
-    int rank;           /* score: 1 = the likeliest; 0 otherwise */
-    int64_t position;   /* in the sequence */
-    const char *piece;  /* may be empty; valid until the next call on the sequence. generate: complete
-                         * UTF-8; score and next: the bytes of this token, maybe part of a character */
+    float logprob;    /* natural logarithm, of the unmodified distribution; NaN if not asked for */
+    int rank;         /* score: 1 = the likeliest; 0 otherwise */
+    int64_t position; /* in the sequence */
+    const char
+        *piece; /* may be empty; valid until the next call on the sequence. generate: complete
+                 * UTF-8; score and next: the bytes of this token, maybe part of a character */
     size_t piece_len;
 } moe_token;
 

@@ -70,20 +70,24 @@ static moe_status check_options(const json_t *options, moe_error *err)
 
     if (!json_is_object(options))
         return moe_fail(err, MOE_ERR_INVALID, "chat options must be a JSON object");
-    json_object_foreach((json_t *)options, key, value) {
+    json_object_foreach((json_t *)options, key, value)
+    {
         bool known = false;
 
         for (size_t i = 0; i < sizeof(known_options) / sizeof(known_options[0]); i++)
             known |= strcmp(key, known_options[i]) == 0;
         if (!known) {
             moe_fail(err, MOE_ERR_INVALID, "unrecognized chat option \"%s\"", key);
-            return moe_hint(err, "Options are tools, add_generation_prompt, enable_thinking, template "
-                                 "and variables.");
+            return moe_hint(err,
+                            "Options are tools, add_generation_prompt, enable_thinking, template "
+                            "and variables.");
         }
     }
-    if (json_object_get(options, "template") && !json_is_string(json_object_get(options, "template")))
+    if (json_object_get(options, "template") &&
+        !json_is_string(json_object_get(options, "template")))
         return moe_fail(err, MOE_ERR_INVALID, "chat option \"template\" must be a string");
-    if (json_object_get(options, "variables") && !json_is_object(json_object_get(options, "variables")))
+    if (json_object_get(options, "variables") &&
+        !json_is_object(json_object_get(options, "variables")))
         return moe_fail(err, MOE_ERR_INVALID, "chat option \"variables\" must be an object");
     return MOE_OK;
 }
@@ -97,7 +101,8 @@ static moe_status check_messages(const json_t *messages, moe_error *err)
         moe_fail(err, MOE_ERR_INVALID, "messages must be a JSON array");
         return moe_hint(err, "For example [{\"role\": \"user\", \"content\": \"Hello\"}].");
     }
-    json_array_foreach((json_t *)messages, i, message) {
+    json_array_foreach((json_t *)messages, i, message)
+    {
         if (!json_is_object(message) || !json_is_string(json_object_get(message, "role"))) {
             moe_fail(err, MOE_ERR_INVALID, "message %zu is not an object with a \"role\"", i + 1);
             return moe_hint(err, "For example {\"role\": \"user\", \"content\": \"Hello\"}.");
@@ -106,7 +111,8 @@ static moe_status check_messages(const json_t *messages, moe_error *err)
     return MOE_OK;
 }
 
-/* The template's variables, in the order that transformers gives them; NULL when memory is short. */
+/* The template's variables, in the order that transformers gives them; NULL when memory is short.
+ */
 static json_t *variables_of(const moe_model *model, json_t *messages, const json_t *options)
 {
     static const char *const passed[] = {"tools", "enable_thinking"};
@@ -162,7 +168,8 @@ moe_status moe_chat_render(const moe_model *model, const char *messages_text,
             status = moe_fail_memory(err, strlen(messages_text));
     }
     if (status == MOE_OK)
-        status = moe_template_render(template, vars, (int64_t)time(NULL), &model->cancel, &buf, err);
+        status =
+            moe_template_render(template, vars, (int64_t)time(NULL), &model->cancel, &buf, err);
     if (status == MOE_OK && !moe_buf_add(&buf, "", 0))
         status = moe_fail_memory(err, 1);
     if (status == MOE_OK) {

@@ -1,10 +1,10 @@
 /*
  * The paged KV cache of one model in one process.
  *
- * A page holds MOE_KV_PAGE positions of every cached layer of one sequence: per layer the key slabs of each KV head,
- * then the value rows of each KV head (none for MLA, where values are a part of the keys).
- * Pages are counted references; they are taken from the operating system in slabs that cost
- * memory only once written, up to the limit given at creation.
+ * A page holds MOE_KV_PAGE positions of every cached layer of one sequence: per layer the key slabs
+ * of each KV head, then the value rows of each KV head (none for MLA, where values are a part of
+ * the keys). Pages are counted references; they are taken from the operating system in slabs that
+ * cost memory only once written, up to the limit given at creation.
  */
 #ifndef MOE_KV_CACHE_H
 #define MOE_KV_CACHE_H
@@ -13,18 +13,18 @@
 #include "../model/model_spec.h"
 
 typedef struct moe_kv_cache {
-    int n_layers;  /* cached layers; 1 for encoders, which go through the cache layer by layer */
+    int n_layers; /* cached layers; 1 for encoders, which go through the cache layer by layer */
     int n_kv_heads, d_k, d_v;
     bool values_in_keys; /* MLA */
     bool f32;
-    size_t k_bytes, v_bytes;  /* of one KV head in one page */
+    size_t k_bytes, v_bytes; /* of one KV head in one page */
     size_t layer_bytes, page_bytes;
     int n_pages, n_pages_max; /* made so far, limit */
     int n_used;
-    char **slabs;             /* n_pages / SLAB pages each */
+    char **slabs; /* n_pages / SLAB pages each */
     int n_slabs;
-    int32_t *ref_count;       /* (n_pages_max) */
-    int32_t *free_list;       /* stack of n_free page numbers */
+    int32_t *ref_count; /* (n_pages_max) */
+    int32_t *free_list; /* stack of n_free page numbers */
     int n_free;
 } moe_kv_cache;
 

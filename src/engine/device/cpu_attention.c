@@ -1,15 +1,15 @@
 /*
  * The attention sub-layer on the CPU: grouped-query attention and MLA over the paged KV cache.
  *
- * MLA runs in its absorbed form (arXiv 2405.04434, appendix C): the key up-projection is moved to the
- * queries, the value up-projection behind the attention, so that all heads share the latent row in the
- * cache.  Seen from the cache that is multi-query attention with wide heads, and the rest
- * of the code is the same for both kinds.
+ * MLA runs in its absorbed form (arXiv 2405.04434, appendix C): the key up-projection is moved to
+ * the queries, the value up-projection behind the attention, so that all heads share the latent row
+ * in the cache.  Seen from the cache that is multi-query attention with wide heads, and the rest of
+ * the code is the same for both kinds.
  *
- * Work is cut into tiles: some rows of a span with the query heads of one KV head.  A tile walks over the
- * blocks of MOE_ATTN_BLOCK keys in ascending order and folds each into its running result.  With too
- * few tiles for the threads (decode of one long sequence) the blocks become tasks of their own and are folded
- * afterwards, in the same order and with the same bits.
+ * Work is cut into tiles: some rows of a span with the query heads of one KV head.  A tile walks
+ * over the blocks of MOE_ATTN_BLOCK keys in ascending order and folds each into its running result.
+ * With too few tiles for the threads (decode of one long sequence) the blocks become tasks of their
+ * own and are folded afterwards, in the same order and with the same bits.
  */
 #include <math.h>
 #include <string.h>
@@ -25,8 +25,8 @@ typedef struct attention_job {
     const float *q; /* (n_rows, n_heads, d_k) */
     int tile_rows;  /* rows per tile */
     int64_t n_tiles;
-    int split;      /* 1, or blocks per tile that are tasks of their own; their results go to
-                     * d->partial: per (tile, block) m, l (n_queries) and o (n_queries, d_v) */
+    int split; /* 1, or blocks per tile that are tasks of their own; their results go to
+                * d->partial: per (tile, block) m, l (n_queries) and o (n_queries, d_v) */
 } attention_job;
 
 /* One tile: rows [row, row + n_rows) of a span with one KV head. */
@@ -145,8 +145,11 @@ static void run_block(const attention_job *job, const tile *t, int b, const tile
     const int group = group_size(d);
     const int64_t first = (int64_t)b * MOE_ATTN_BLOCK, end = span->pos + span->n_rows;
     const void *keys[PAGES_PER_BLOCK], *values[PAGES_PER_BLOCK];
-    moe_attn_block block = {.k_pages = keys, .v_pages = kv->values_in_keys ? NULL : values,
-                            .d_k = d->d_k, .d_v = d->d_v, .kv_f32 = kv->f32};
+    moe_attn_block block = {.k_pages = keys,
+                            .v_pages = kv->values_in_keys ? NULL : values,
+                            .d_k = d->d_k,
+                            .d_v = d->d_v,
+                            .kv_f32 = kv->f32};
 
     block.n_keys = 0;
     for (int r = 0; r < t->n_rows; r++) {
@@ -163,8 +166,8 @@ static void run_block(const attention_job *job, const tile *t, int b, const tile
         keys[p] = moe_kv_cache_keys(kv, page, job->layer, t->head);
         values[p] = moe_kv_cache_values(kv, page, job->layer, t->head);
     }
-    d->kernels->attn_block(s->q, d->d_k, t->n_queries, d->spec->attention_scale, &block,
-                           s->n_valid, NULL, m, l, o, s->kernel);
+    d->kernels->attn_block(s->q, d->d_k, t->n_queries, d->spec->attention_scale, &block, s->n_valid,
+                           NULL, m, l, o, s->kernel);
 }
 
 /* Divides by the sums and stores the tile's result in o (n_rows, n_heads, d_v). */
@@ -401,8 +404,7 @@ static void norm_q_lora_rows(void *arg, int64_t begin, int64_t end, int thread)
     const rows_job *job = arg;
     cpu_device *d = job->d;
     const int64_t rank = d->spec->q_lora_rank;
-    const float *norm =
-        moe_slot_vector(d->weights, &d->weights->layers[job->layer][MOE_Q_A_NORM]);
+    const float *norm = moe_slot_vector(d->weights, &d->weights->layers[job->layer][MOE_Q_A_NORM]);
 
     (void)thread;
     for (int64_t t = begin; t < end; t++)
@@ -410,9 +412,10 @@ static void norm_q_lora_rows(void *arg, int64_t begin, int64_t end, int thread)
                              d->q_lora + t * rank);
 }
 
-/* y[t, h] = matrix h of the slot · x[t, h], x (n_rows, n_heads, ld_x), y (n_rows, n_heads, ld_y). */
-static void project_heads(cpu_device *d, const moe_step *step, const moe_slot *slot,
-                          const float *x, int64_t ld_x, float *y, int64_t ld_y)
+/* y[t, h] = matrix h of the slot · x[t, h], x (n_rows, n_heads, ld_x), y (n_rows, n_heads, ld_y).
+ */
+static void project_heads(cpu_device *d, const moe_step *step, const moe_slot *slot, const float *x,
+                          int64_t ld_x, float *y, int64_t ld_y)
 {
     const int n_heads = d->spec->n_heads;
 

@@ -15,7 +15,8 @@ float *cpu_buffer(cpu_device *d, moe_buffer which)
     return which == MOE_BUF_X ? d->x : which == MOE_BUF_H ? d->h : d->a;
 }
 
-/* --- scratch ------------------------------------------------------------------------------------ */
+/* --- scratch ------------------------------------------------------------------------------------
+ */
 
 /* Hands out 64-byte aligned pieces of the arena; with base NULL it only adds up sizes. */
 typedef struct carver {
@@ -190,7 +191,8 @@ static void end(moe_device *device)
     (void)device;
 }
 
-/* --- rows ----------------------------------------------------------------------------------------- */
+/* --- rows
+ * ----------------------------------------------------------------------------------------- */
 
 typedef struct rows_job {
     cpu_device *d;
@@ -322,8 +324,7 @@ static const float *logits(moe_device *device, const int32_t *rows, int n)
 {
     cpu_device *d = (cpu_device *)device;
     const moe_slot *slots = d->weights->global;
-    const moe_slot *head =
-        slots[MOE_OUTPUT].present ? &slots[MOE_OUTPUT] : &slots[MOE_TOKEN_EMBD];
+    const moe_slot *head = slots[MOE_OUTPUT].present ? &slots[MOE_OUTPUT] : &slots[MOE_TOKEN_EMBD];
     const int64_t n_embd = d->spec->n_embd;
     cpu_product product;
 
@@ -394,12 +395,15 @@ static moe_status check_spec(const moe_model_spec *spec, moe_error *err)
     const moe_moe_spec *moe = &spec->moe;
 
     if (spec->gated_ffn && spec->activation == MOE_ACTIVATION_GELU_ERF)
-        return moe_fail(err, MOE_ERR_UNSUPPORTED, "a gated feed-forward with exact GELU is not supported");
+        return moe_fail(err, MOE_ERR_UNSUPPORTED,
+                        "a gated feed-forward with exact GELU is not supported");
     if (!spec->gated_ffn && spec->activation == MOE_ACTIVATION_SILU)
-        return moe_fail(err, MOE_ERR_UNSUPPORTED, "a feed-forward with SiLU and no gate is not supported");
+        return moe_fail(err, MOE_ERR_UNSUPPORTED,
+                        "a feed-forward with SiLU and no gate is not supported");
     if (moe->n_experts > MOE_MAX_EXPERTS || moe->n_groups > MOE_MAX_GROUPS)
-        return moe_fail(err, MOE_ERR_UNSUPPORTED, "more than %d experts or %d groups are not supported",
-                        MOE_MAX_EXPERTS, MOE_MAX_GROUPS);
+        return moe_fail(err, MOE_ERR_UNSUPPORTED,
+                        "more than %d experts or %d groups are not supported", MOE_MAX_EXPERTS,
+                        MOE_MAX_GROUPS);
     return MOE_OK;
 }
 

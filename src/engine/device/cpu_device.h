@@ -1,9 +1,10 @@
 /*
  * The CPU device: inner parts shared by its files.
  *
- * cpu_device.c holds memory, embedding, norms and the output head; cpu_product.c multiplies activations
- * with packed weights on all threads; cpu_attention.c and cpu_feed_forward.c are the two sub-layers.
- * All scratch lives in one arena that is laid out for a number of rows and grows with it.
+ * cpu_device.c holds memory, embedding, norms and the output head; cpu_product.c multiplies
+ * activations with packed weights on all threads; cpu_attention.c and cpu_feed_forward.c are the
+ * two sub-layers. All scratch lives in one arena that is laid out for a number of rows and grows
+ * with it.
  */
 #ifndef MOE_CPU_DEVICE_H
 #define MOE_CPU_DEVICE_H
@@ -24,7 +25,8 @@ typedef struct cpu_acts {
     cpu_planes b32, b256;
 } cpu_acts;
 
-/* y (n_tokens, ldy) = w · x [+ bias].  Rows [0, n_prefill) of the product take prefill arithmetic. */
+/* y (n_tokens, ldy) = w · x [+ bias].  Rows [0, n_prefill) of the product take prefill arithmetic.
+ */
 typedef struct cpu_product {
     moe_matrix w;
     const moe_activations *x;
@@ -44,10 +46,10 @@ typedef struct cpu_device {
     bool reproducible;
 
     int64_t float_cols; /* most columns of an unquantised matrix */
-    unsigned forms; /* bits 1 << moe_act_form that the model's matrices use */
-    int d_k, d_v;   /* cached widths, see moe_kv_cache */
+    unsigned forms;     /* bits 1 << moe_act_form that the model's matrices use */
+    int d_k, d_v;       /* cached widths, see moe_kv_cache */
     int n_kv_heads;
-    double *freq;   /* (n_rot / 2) */
+    double *freq; /* (n_rot / 2) */
 
     char *arena;
     size_t arena_size;
@@ -56,33 +58,33 @@ typedef struct cpu_device {
     size_t partial_floats;
 
     /* Everything below lies in the arena.  n_slots = n_rows * n_experts_used. */
-    float *x, *h, *a;          /* (n_rows, n_embd) */
-    float *cos, *sin;          /* (n_rows, n_rot / 2) */
-    float *q;                  /* (n_rows, n_heads, head_dim) */
-    float *q_lora;             /* (n_rows, q_lora_rank) */
-    float *q_absorbed;         /* MLA (n_rows, n_heads, d_k) */
-    float *k, *v;              /* (n_rows, n_kv_heads, d_k), (…, d_v); MLA: k is latent and rope part */
-    float *o;                  /* (n_rows, n_heads, d_v) attention result */
-    float *o_heads;            /* MLA (n_rows, n_heads, head_dim_v) */
-    float *router;             /* (n_rows, n_experts) */
-    int32_t *expert_id;        /* (n_rows, n_experts_used) */
-    float *expert_weight;      /* (n_rows, n_experts_used) */
-    int32_t *slot_of;          /* (n_rows, n_experts_used): slot that holds this expert's output */
-    int32_t *slot_row;         /* (n_slots): row of each slot, slots sorted by expert */
-    int32_t *expert_begin;     /* (n_experts + 1): first slot of each expert */
-    float *gate, *up;          /* dense (n_rows, n_ff) */
+    float *x, *h, *a;   /* (n_rows, n_embd) */
+    float *cos, *sin;   /* (n_rows, n_rot / 2) */
+    float *q;           /* (n_rows, n_heads, head_dim) */
+    float *q_lora;      /* (n_rows, q_lora_rank) */
+    float *q_absorbed;  /* MLA (n_rows, n_heads, d_k) */
+    float *k, *v;       /* (n_rows, n_kv_heads, d_k), (…, d_v); MLA: k is latent and rope part */
+    float *o;           /* (n_rows, n_heads, d_v) attention result */
+    float *o_heads;     /* MLA (n_rows, n_heads, head_dim_v) */
+    float *router;      /* (n_rows, n_experts) */
+    int32_t *expert_id; /* (n_rows, n_experts_used) */
+    float *expert_weight;  /* (n_rows, n_experts_used) */
+    int32_t *slot_of;      /* (n_rows, n_experts_used): slot that holds this expert's output */
+    int32_t *slot_row;     /* (n_slots): row of each slot, slots sorted by expert */
+    int32_t *expert_begin; /* (n_experts + 1): first slot of each expert */
+    float *gate, *up;      /* dense (n_rows, n_ff) */
     float *shared_gate, *shared_up; /* (n_rows, n_ff_shared) */
     float *expert_gate, *expert_up; /* (n_slots, n_ff) */
-    float *expert_out;         /* (n_slots, n_embd) */
-    float *shared_weight;      /* (n_rows) */
-    float *logits;             /* (MOE_LOGIT_ROWS, n_vocab) */
-    int32_t *identity;         /* 0, 1, 2, … (most rows of any product) */
-    int32_t *head_rows;        /* MLA (n_heads, n_rows): t * n_heads + h */
-    cpu_product *products;     /* work list of one call */
+    float *expert_out;              /* (n_slots, n_embd) */
+    float *shared_weight;           /* (n_rows) */
+    float *logits;                  /* (MOE_LOGIT_ROWS, n_vocab) */
+    int32_t *identity;              /* 0, 1, 2, … (most rows of any product) */
+    int32_t *head_rows;             /* MLA (n_heads, n_rows): t * n_heads + h */
+    cpu_product *products;          /* work list of one call */
     cpu_acts in, hidden, shared;
-    char *attn_scratch;        /* per thread */
+    char *attn_scratch; /* per thread */
     size_t attn_scratch_size;
-    char *blas_scratch;        /* per thread; only if not reproducible */
+    char *blas_scratch; /* per thread; only if not reproducible */
     size_t blas_scratch_size;
 } cpu_device;
 

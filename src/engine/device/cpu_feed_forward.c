@@ -1,10 +1,10 @@
 /*
  * The feed-forward sub-layer on the CPU: dense, or router and experts.
  *
- * Tokens are grouped by expert: every (token, rank) pair becomes a slot, slots are sorted by expert, and the
- * experts' products run as one parallel loop.  Three barriers make a layer: gate and up; activation
- * and quantisation; down.  Shared experts ride along in the same loops.  Outputs are combined per token in rank
- * order, the shared experts first.
+ * Tokens are grouped by expert: every (token, rank) pair becomes a slot, slots are sorted by
+ * expert, and the experts' products run as one parallel loop.  Three barriers make a layer: gate
+ * and up; activation and quantisation; down.  Shared experts ride along in the same loops.  Outputs
+ * are combined per token in rank order, the shared experts first.
  */
 #include <string.h>
 
@@ -63,8 +63,7 @@ static void dense(cpu_device *d, const moe_step *step, const moe_slot *slots, co
                 cpu_form(&slots[MOE_UP]) | cpu_form(&slots[MOE_GATE]));
     if (d->spec->gated_ffn)
         products[n++] = cpu_step_product(d, step, &slots[MOE_GATE], NULL, &d->in, d->gate);
-    products[n++] =
-        cpu_step_product(d, step, &slots[MOE_UP], &slots[MOE_UP_BIAS], &d->in, d->up);
+    products[n++] = cpu_step_product(d, step, &slots[MOE_UP], &slots[MOE_UP_BIAS], &d->in, d->up);
     cpu_run_products(d, products, n);
     activate(d, &d->hidden, d->gate, d->up, step->n_rows, n_ff, &slots[MOE_DOWN]);
     products[0] =
@@ -194,8 +193,8 @@ static void experts(cpu_device *d, const moe_step *step, const moe_slot *slots, 
             continue;
         products[n++] = expert_product(d, step, &slots[MOE_EXPERT_GATE], e, &d->in, d->slot_row,
                                        d->expert_gate);
-        products[n++] = expert_product(d, step, &slots[MOE_EXPERT_UP], e, &d->in, d->slot_row,
-                                       d->expert_up);
+        products[n++] =
+            expert_product(d, step, &slots[MOE_EXPERT_UP], e, &d->in, d->slot_row, d->expert_up);
     }
     cpu_run_products(d, products, n);
 
@@ -207,8 +206,7 @@ static void experts(cpu_device *d, const moe_step *step, const moe_slot *slots, 
 
     n = 0;
     if (shared)
-        products[n++] =
-            cpu_step_product(d, step, &slots[MOE_SHARED_DOWN], NULL, &d->shared, d->a);
+        products[n++] = cpu_step_product(d, step, &slots[MOE_SHARED_DOWN], NULL, &d->shared, d->a);
     for (int e = 0; e < moe->n_experts; e++)
         if (d->expert_begin[e] < d->expert_begin[e + 1])
             products[n++] = expert_product(d, step, &slots[MOE_EXPERT_DOWN], e, &d->hidden,

@@ -1,11 +1,12 @@
 /*
  * Products of activations with packed weights, on all threads.
  *
- * A call gets a list of products that may run at the same time (q, k and v; gate and up of all experts);
- * their row groups form one long loop, so that threads share whatever there is with one barrier at the end.
+ * A call gets a list of products that may run at the same time (q, k and v; gate and up of all
+ * experts); their row groups form one long loop, so that threads share whatever there is with one
+ * barrier at the end.
  *
- * Where results need not be reproducible on other CPUs, products of unquantised weights with many rows
- * go to OpenBLAS.
+ * Where results need not be reproducible on other CPUs, products of unquantised weights with many
+ * rows go to OpenBLAS.
  */
 #include "../../../kernels/cpu/blas.h"
 #include "cpu_device.h"
@@ -13,7 +14,8 @@
 enum {
     BLAS_MIN_TOKENS = 32,
     BLAS_GRAIN = 16,
-    PARALLEL_MIN_WORK = 100000, /* multiplications; below, waking threads costs more than it gains */
+    PARALLEL_MIN_WORK =
+        100000, /* multiplications; below, waking threads costs more than it gains */
 };
 
 typedef struct quantize_job {
@@ -54,8 +56,8 @@ static void quantize_rows(void *arg, int64_t begin, int64_t end, int thread)
         const float *x = job->x + t * job->ld;
 
         if (job->forms & 1u << MOE_ACT_Q15_32)
-            job->kernels->quantize_32(x, n, b32->hi + t * n, b32->lo + t * n,
-                                      b32->d + t * (n / 32), b32->sums + t * (n / 32));
+            job->kernels->quantize_32(x, n, b32->hi + t * n, b32->lo + t * n, b32->d + t * (n / 32),
+                                      b32->sums + t * (n / 32));
         if (job->forms & 1u << MOE_ACT_Q15_256)
             job->kernels->quantize_256(x, n, b256->hi + t * n, b256->lo + t * n,
                                        b256->d + t * (n / 256), b256->sums + t * (n / 16));
@@ -68,7 +70,9 @@ void cpu_prepare(cpu_device *d, cpu_acts *acts, const float *x, int64_t ld, int6
     const cpu_planes *b32 = &acts->b32, *b256 = &acts->b256;
 
     acts->act = (moe_activations){
-        .n_cols = n_cols, .f32 = x, .ld = ld,
+        .n_cols = n_cols,
+        .f32 = x,
+        .ld = ld,
         .b32 = {b32->hi, b32->lo, b32->d, b32->sums},
         .b256 = {b256->hi, b256->lo, b256->d, b256->sums},
     };
@@ -125,7 +129,8 @@ static void run_groups(void *arg, int64_t begin, int64_t end, int thread)
     for (int i = 0; i < job->n && first < end; i++) {
         const cpu_product *p = &job->products[i];
         const int64_t n = groups_of(p);
-        const int64_t from = begin > first ? begin - first : 0, to = end - first < n ? end - first : n;
+        const int64_t from = begin > first ? begin - first : 0,
+                      to = end - first < n ? end - first : n;
 
         if (from < to)
             multiply(job->d, p, from, to, thread);

@@ -1,10 +1,10 @@
 /*
  * The device interface: the coarse operations that the forward pass is made of.
  *
- * A device computes one model.  It holds the activations of a step in buffers of its own; the forward
- * pass only says what happens in which order.  Each operation covers all rows (tokens) of the step, so that a
- * device can group tokens by expert, fuse, and stay busy.  The CPU device (cpu_device.h) is the
- * reference.
+ * A device computes one model.  It holds the activations of a step in buffers of its own; the
+ * forward pass only says what happens in which order.  Each operation covers all rows (tokens) of
+ * the step, so that a device can group tokens by expert, fuse, and stay busy.  The CPU device
+ * (cpu_device.h) is the reference.
  *
  * Buffers: X (n_rows, n_embd) is the residual stream, H (n_rows, n_embd) the normed input of a
  * sub-layer, A (n_rows, n_embd) its result.
@@ -19,12 +19,13 @@
 typedef struct moe_span {
     int row, n_rows;
     int64_t pos;
-    const int32_t *pages; /* the sequence's KV pages: position p lies in pages[p / MOE_KV_PAGE] */
-    float *pooled;        /* (n_embd) sum of final states is added here; NULL: not pooled */
+    const int32_t *pages;   /* the sequence's KV pages: position p lies in pages[p / MOE_KV_PAGE] */
+    float *pooled;          /* (n_embd) sum of final states is added here; NULL: not pooled */
     int pool_from, pool_to; /* rows of the span that count for it */
 } moe_span;
 
-/* The input of one forward pass.  Rows [0, n_prefill) are prompt tokens, the others generated ones. */
+/* The input of one forward pass.  Rows [0, n_prefill) are prompt tokens, the others generated ones.
+ */
 typedef struct moe_step {
     int n_rows, n_prefill;
     const int32_t *tokens;    /* (n_rows) */
@@ -48,7 +49,8 @@ typedef struct moe_device_ops {
     /* dst = norm(src) with a weight slot and its bias slot; a copy if the weight slot is absent. */
     void (*norm)(moe_device *d, const moe_step *step, const moe_slot *weight, const moe_slot *bias,
                  moe_buffer src, moe_buffer dst);
-    /* A = attention sub-layer over src: projections, rope, KV append, attention, output projection. */
+    /* A = attention sub-layer over src: projections, rope, KV append, attention, output projection.
+     */
     void (*attention)(moe_device *d, const moe_step *step, int layer, moe_buffer src);
     /* A = feed-forward sub-layer over src: dense, or router and experts as one operation. */
     void (*feed_forward)(moe_device *d, const moe_step *step, int layer, moe_buffer src);
@@ -56,7 +58,8 @@ typedef struct moe_device_ops {
     void (*residual)(moe_device *d, const moe_step *step);
     /* Adds the rows of H that count to each span's pooled sum, in row order. */
     void (*pool)(moe_device *d, const moe_step *step);
-    /* Logits of n rows of H, (n, n_vocab) in host memory that lives until the next call. n <= MOE_LOGIT_ROWS. */
+    /* Logits of n rows of H, (n, n_vocab) in host memory that lives until the next call. n <=
+     * MOE_LOGIT_ROWS. */
     const float *(*logits)(moe_device *d, const int32_t *rows, int n);
     /* Row of H in host memory, for tests and pooling of one row. */
     const float *(*hidden)(moe_device *d, int row);

@@ -179,7 +179,8 @@ moe_status moe_pool_create(int n_threads, moe_pool **out, moe_error *err)
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (failed) {
         moe_pool_free(pool);
-        moe_fail(err, MOE_ERR_MEMORY, "could not start %d threads: %s", n_threads, strerror(failed));
+        moe_fail(err, MOE_ERR_MEMORY, "could not start %d threads: %s", n_threads,
+                 strerror(failed));
         return moe_hint(err, "Lower moe.threads, or raise the limit on processes.");
     }
     *out = pool;
@@ -204,7 +205,8 @@ int moe_pool_threads(const moe_pool *pool)
     return pool->n_threads;
 }
 
-/* CPUs that a quota file allows, rounded up; 0: no limit or no such file. v2 files hold "quota period". */
+/* CPUs that a quota file allows, rounded up; 0: no limit or no such file. v2 files hold "quota
+ * period". */
 static int quota_of(const char *path, const char *period_path)
 {
     FILE *f = fopen(path, "re");
@@ -230,7 +232,8 @@ static int cgroup_limit(void)
 {
     char line[512], group[480] = "", path[600];
     FILE *f = fopen("/proc/self/cgroup", "re");
-    int limit = quota_of("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+    int limit =
+        quota_of("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us");
 
     if (f == NULL)
         return limit;

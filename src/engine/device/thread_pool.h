@@ -1,10 +1,10 @@
 /*
  * A pool of threads that run one loop at a time.
  *
- * The calling thread works too. Work is handed out in chunks by an atomic counter, so a slow core does not
- * hold the others up; a thread that the operating system has not woken by the time the loop is done is
- * not waited for.  Threads spin briefly between loops, then sleep on a futex.  All signals are
- * blocked in them.
+ * The calling thread works too. Work is handed out in chunks by an atomic counter, so a slow core
+ * does not hold the others up; a thread that the operating system has not woken by the time the
+ * loop is done is not waited for.  Threads spin briefly between loops, then sleep on a futex.  All
+ * signals are blocked in them.
  */
 #ifndef MOE_THREAD_POOL_H
 #define MOE_THREAD_POOL_H

@@ -54,10 +54,22 @@ static void fixed_sincos(double x, double *cos_out, double *sin_out)
         c = (c + 1.0) * (-r2 / ((double)k * (k - 1)));
     c += 1.0;
     switch ((long long)n & 3) {
-    case 0: *cos_out = c; *sin_out = s; break;
-    case 1: *cos_out = -s; *sin_out = c; break;
-    case 2: *cos_out = -c; *sin_out = -s; break;
-    default: *cos_out = s; *sin_out = -c; break;
+    case 0:
+        *cos_out = c;
+        *sin_out = s;
+        break;
+    case 1:
+        *cos_out = -s;
+        *sin_out = c;
+        break;
+    case 2:
+        *cos_out = -c;
+        *sin_out = -s;
+        break;
+    default:
+        *cos_out = s;
+        *sin_out = -c;
+        break;
     }
 }
 

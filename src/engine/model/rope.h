@@ -1,7 +1,7 @@
 /*
- * Rotary position embeddings (arXiv 2104.09864): frequencies of a model and the cosines and sines of
- * positions.  All arithmetic is double precision by code of our own, rounded to float32 at the end,
- * so that the tables are the same on every machine and with every libm.
+ * Rotary position embeddings (arXiv 2104.09864): frequencies of a model and the cosines and sines
+ * of positions.  All arithmetic is double precision by code of our own, rounded to float32 at the
+ * end, so that the tables are the same on every machine and with every libm.
  */
 #ifndef MOE_ROPE_H
 #define MOE_ROPE_H

@@ -2,13 +2,15 @@
  * The weights of a model: slots that a family binds to tensors, and one contiguous block that holds
  * them in packed form.
  *
- * A matrix slot holds n_mats matrices of (n_rows, n_cols), all of one type: n_mats is the number of experts or
- * of heads, 1 otherwise.  A vector slot holds n_cols float32 values.  Each slot lists the pieces of file
- * tensors that make it up, so that per-expert tensors, fused tensors and split kv_b matrices all end in the
- * same form.  The block can live in memory shared by processes; it holds no pointers.
+ * A matrix slot holds n_mats matrices of (n_rows, n_cols), all of one type: n_mats is the number of
+ * experts or of heads, 1 otherwise.  A vector slot holds n_cols float32 values.  Each slot lists
+ * the pieces of file tensors that make it up, so that per-expert tensors, fused tensors and split
+ * kv_b matrices all end in the same form.  The block can live in memory shared by processes; it
+ * holds no pointers.
  *
- * Layout of the block: a moe_weight_unit per layer's dense part and per expert, in layer order, each slot 64-byte
- * aligned; so a unit is one contiguous range of bytes (the unit of the expert cache).
+ * Layout of the block: a moe_weight_unit per layer's dense part and per expert, in layer order,
+ * each slot 64-byte aligned; so a unit is one contiguous range of bytes (the unit of the expert
+ * cache).
  */
 #ifndef MOE_WEIGHTS_H
 #define MOE_WEIGHTS_H
@@ -18,35 +20,60 @@
 
 /* Slots of a layer. */
 typedef enum moe_layer_slot {
-    MOE_ATTN_NORM, MOE_ATTN_NORM_BIAS, /* post_norm: after the attention's residual sum */
-    MOE_Q, MOE_Q_BIAS, MOE_K, MOE_K_BIAS, MOE_V, MOE_V_BIAS, MOE_O, MOE_O_BIAS,
-    MOE_Q_NORM, MOE_K_NORM,             /* per head (head_dim) */
-    MOE_Q_A, MOE_Q_A_NORM, MOE_Q_B,     /* MLA with q_lora: q = Q_B · norm(Q_A · x); else MOE_Q */
-    MOE_KV_A, MOE_KV_A_NORM,            /* (kv_lora_rank + head_dim_rope, n_embd) */
-    MOE_K_B,                            /* n_heads × (kv_lora_rank, nope): q_nope' = K_B[h] · q_nope */
-    MOE_V_B,                            /* n_heads × (head_dim_v, kv_lora_rank) */
-    MOE_FFN_NORM, MOE_FFN_NORM_BIAS,    /* post_norm: after the feed-forward's residual sum */
-    MOE_GATE, MOE_UP, MOE_DOWN, MOE_UP_BIAS, MOE_DOWN_BIAS,
-    MOE_ROUTER,                         /* (n_experts, n_embd) */
-    MOE_ROUTER_SELECT_BIAS,             /* (n_experts), added for the selection only */
-    MOE_EXPERT_GATE, MOE_EXPERT_UP, MOE_EXPERT_DOWN, /* n_experts matrices */
-    MOE_SHARED_GATE, MOE_SHARED_UP, MOE_SHARED_DOWN,
-    MOE_SHARED_ROUTER,                  /* (1, n_embd): gate of the shared experts */
+    MOE_ATTN_NORM,
+    MOE_ATTN_NORM_BIAS, /* post_norm: after the attention's residual sum */
+    MOE_Q,
+    MOE_Q_BIAS,
+    MOE_K,
+    MOE_K_BIAS,
+    MOE_V,
+    MOE_V_BIAS,
+    MOE_O,
+    MOE_O_BIAS,
+    MOE_Q_NORM,
+    MOE_K_NORM, /* per head (head_dim) */
+    MOE_Q_A,
+    MOE_Q_A_NORM,
+    MOE_Q_B, /* MLA with q_lora: q = Q_B · norm(Q_A · x); else MOE_Q */
+    MOE_KV_A,
+    MOE_KV_A_NORM, /* (kv_lora_rank + head_dim_rope, n_embd) */
+    MOE_K_B,       /* n_heads × (kv_lora_rank, nope): q_nope' = K_B[h] · q_nope */
+    MOE_V_B,       /* n_heads × (head_dim_v, kv_lora_rank) */
+    MOE_FFN_NORM,
+    MOE_FFN_NORM_BIAS, /* post_norm: after the feed-forward's residual sum */
+    MOE_GATE,
+    MOE_UP,
+    MOE_DOWN,
+    MOE_UP_BIAS,
+    MOE_DOWN_BIAS,
+    MOE_ROUTER,             /* (n_experts, n_embd) */
+    MOE_ROUTER_SELECT_BIAS, /* (n_experts), added for the selection only */
+    MOE_EXPERT_GATE,
+    MOE_EXPERT_UP,
+    MOE_EXPERT_DOWN, /* n_experts matrices */
+    MOE_SHARED_GATE,
+    MOE_SHARED_UP,
+    MOE_SHARED_DOWN,
+    MOE_SHARED_ROUTER, /* (1, n_embd): gate of the shared experts */
     MOE_N_LAYER_SLOTS
 } moe_layer_slot;
 
 /* Slots of the whole model. */
 typedef enum moe_global_slot {
-    MOE_TOKEN_EMBD,                     /* (n_vocab, n_embd) */
-    MOE_POSITION_EMBD, MOE_TYPE_EMBD,   /* (n_positions, n_embd), (n_token_types, n_embd) */
-    MOE_EMBD_NORM, MOE_EMBD_NORM_BIAS,
-    MOE_OUTPUT_NORM, MOE_OUTPUT_NORM_BIAS,
-    MOE_OUTPUT,                         /* (n_vocab, n_embd); absent: tied to TOKEN_EMBD */
+    MOE_TOKEN_EMBD, /* (n_vocab, n_embd) */
+    MOE_POSITION_EMBD,
+    MOE_TYPE_EMBD, /* (n_positions, n_embd), (n_token_types, n_embd) */
+    MOE_EMBD_NORM,
+    MOE_EMBD_NORM_BIAS,
+    MOE_OUTPUT_NORM,
+    MOE_OUTPUT_NORM_BIAS,
+    MOE_OUTPUT, /* (n_vocab, n_embd); absent: tied to TOKEN_EMBD */
     MOE_N_GLOBAL_SLOTS
 } moe_global_slot;
 
 /* Rows [row, row + n_rows) of a tensor seen as (all other dims, dims[0]).  transposed: the piece is
- * the transpose of those rows, (dims[0], n_rows), a whole matrix.  In a vector: elements, not rows. */
+ * the transpose of those rows, (dims[0], n_rows), a whole matrix.  In a vector: elements, not rows.
+ */
 typedef struct moe_piece {
     const moe_tensor *tensor;
     int64_t row, n_rows;
@@ -69,18 +96,18 @@ typedef struct moe_weights {
     moe_slot (*layers)[MOE_N_LAYER_SLOTS]; /* (n_layers) */
     size_t size;                           /* of the block, known after moe_weights_layout */
     const char *block;                     /* NULL until loaded */
-    int64_t n_params;        /* all, a tied output head counted once */
+    int64_t n_params;                      /* all, a tied output head counted once */
     int64_t n_params_active; /* read per token: without tables that are only looked up in, and
                               * n_experts_used / n_experts of the experts */
-    moe_type main_type;                    /* most common by bytes */
+    moe_type main_type;      /* most common by bytes */
 } moe_weights;
 
 moe_status moe_weights_init(moe_weights *w, int n_layers, moe_error *err);
 void moe_weights_free(moe_weights *w);
 
 /* Binding helpers for families.  name is printf-style.  A shape that differs from the wanted one is
- * MOE_ERR_FORMAT naming tensor, found and wanted shape.  optional: an absent tensor leaves the slot absent;
- * otherwise it is MOE_ERR_FORMAT "tensor … is missing". */
+ * MOE_ERR_FORMAT naming tensor, found and wanted shape.  optional: an absent tensor leaves the slot
+ * absent; otherwise it is MOE_ERR_FORMAT "tensor … is missing". */
 moe_status moe_bind_vector(moe_slot *slot, const moe_file *file, int64_t n, bool optional,
                            moe_error *err, const char *name, ...)
     __attribute__((format(printf, 6, 7)));
@@ -95,15 +122,16 @@ moe_status moe_bind_piece(moe_slot *slot, const moe_tensor *tensor, int64_t row,
 moe_status moe_bind_vector_piece(moe_slot *slot, const moe_tensor *tensor, int64_t first, int64_t n,
                                  moe_error *err);
 
-/* Checks that every slot is complete and of a type the kernels compute with (columns a multiple of the
- * block), counts parameters, assigns offsets. */
+/* Checks that every slot is complete and of a type the kernels compute with (columns a multiple of
+ * the block), counts parameters, assigns offsets. */
 moe_status moe_weights_layout(moe_weights *w, const moe_model_spec *spec, moe_error *err);
 
 /* Reads and packs all slots into block (w->size bytes, 64-byte aligned). */
 moe_status moe_weights_load(moe_weights *w, const moe_file *file, void *block,
                             const moe_cancel *cancel, moe_error *err);
 
-/* Matrix i of a present matrix slot of loaded weights, and the floats of a vector slot (NULL if absent). */
+/* Matrix i of a present matrix slot of loaded weights, and the floats of a vector slot (NULL if
+ * absent). */
 moe_matrix moe_slot_matrix(const moe_weights *w, const moe_slot *slot, int64_t i);
 const float *moe_slot_vector(const moe_weights *w, const moe_slot *slot);
 

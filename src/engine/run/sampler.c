@@ -73,7 +73,8 @@ int moe_rank(const float *logits, int n_vocab, int32_t id)
     return rank;
 }
 
-/* --- candidates ----------------------------------------------------------------------------------- */
+/* --- candidates
+ * ----------------------------------------------------------------------------------- */
 
 static bool before(const moe_candidate *a, const moe_candidate *b)
 {
@@ -138,7 +139,8 @@ int moe_top(moe_sampler *s, const float *logits, int n, const moe_candidate **to
     return count;
 }
 
-/* --- drawing -------------------------------------------------------------------------------------- */
+/* --- drawing
+ * -------------------------------------------------------------------------------------- */
 
 double moe_philox_uniform(uint64_t seed, uint64_t counter)
 {
@@ -159,7 +161,8 @@ double moe_philox_uniform(uint64_t seed, uint64_t counter)
     return (double)(((uint64_t)c[0] << 32 | c[1]) >> 11) * 0x1p-53;
 }
 
-/* Divides positive and multiplies negative logits of tokens that occurred (arXiv 1909.05858 §4.1). */
+/* Divides positive and multiplies negative logits of tokens that occurred (arXiv 1909.05858 §4.1).
+ */
 static void penalise(moe_sampler *s, const moe_request *r, const int32_t *history, size_t n)
 {
     const size_t last = r->repeat_last_n < 0 ? n : (size_t)r->repeat_last_n;

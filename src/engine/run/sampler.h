@@ -2,9 +2,9 @@
  * Choice of the next token from logits.
  *
  * Order, as in the API that most users know: repetition penalty, temperature, top-k, top-p,
- * min-p, draw.  Temperature 0 is greedy: the largest logit, ties to the lower id.  Draws come from a counter-based generator
- * (Philox4x32-10, Salmon et al. 2011) keyed by seed and position, so a seed gives the same text
- * whatever runs beside it.
+ * min-p, draw.  Temperature 0 is greedy: the largest logit, ties to the lower id.  Draws come from
+ * a counter-based generator (Philox4x32-10, Salmon et al. 2011) keyed by seed and position, so a
+ * seed gives the same text whatever runs beside it.
  */
 #ifndef MOE_SAMPLER_H
 #define MOE_SAMPLER_H
@@ -22,15 +22,15 @@ typedef struct moe_sampler {
     int n_vocab;
     float *logits;             /* (n_vocab) working copy */
     moe_candidate *candidates; /* (n_vocab) */
-    uint8_t *seen;             /* (n_vocab) scratch of the repetition penalty, all zero between calls */
+    uint8_t *seen; /* (n_vocab) scratch of the repetition penalty, all zero between calls */
 } moe_sampler;
 
 moe_status moe_sampler_create(const moe_kernels *kernels, int n_vocab, moe_sampler **out,
                               moe_error *err);
 void moe_sampler_free(moe_sampler *sampler);
 
-/* Draws a token for a request of MOE_TASK_GENERATE.  history: all ids so far, prompt included.  MOE_ERR_NUMERIC if a logit is NaN
- * or infinite. */
+/* Draws a token for a request of MOE_TASK_GENERATE.  history: all ids so far, prompt included.
+ * MOE_ERR_NUMERIC if a logit is NaN or infinite. */
 moe_status moe_sample(moe_sampler *sampler, const moe_request *request, const float *logits,
                       const int32_t *history, size_t n_history, int32_t *id, moe_error *err);
 

@@ -1,14 +1,14 @@
 /*
  * The scheduler: many sequences, one forward pass per step.
  *
- * A sequence waits until the KV cache has room for its whole life (prompt and max_tokens), so that a
- * running one never has to be evicted; then its prompt goes through in chunks, then it takes one row per step
- * until it ends.  A step holds prompt chunks first and generated tokens behind them, up to the
- * budget of rows.  What a row computes depends on its own sequence only (kernels/NUMERICS.md), so
- * neither the company in a step nor the chunking changes a result.
+ * A sequence waits until the KV cache has room for its whole life (prompt and max_tokens), so that
+ * a running one never has to be evicted; then its prompt goes through in chunks, then it takes one
+ * row per step until it ends.  A step holds prompt chunks first and generated tokens behind them,
+ * up to the budget of rows.  What a row computes depends on its own sequence only
+ * (kernels/NUMERICS.md), so neither the company in a step nor the chunking changes a result.
  *
- * Text: the bytes of generated tokens are collected in seq->text; what may be given out ends at a complete
- * character and before anything that could be the beginning of a stop string.
+ * Text: the bytes of generated tokens are collected in seq->text; what may be given out ends at a
+ * complete character and before anything that could be the beginning of a stop string.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -39,20 +39,20 @@ struct moe_seq {
     seq_state state;
     moe_finish finish;
 
-    moe_ids ids;      /* prompt and generated tokens */
+    moe_ids ids; /* prompt and generated tokens */
     size_t n_prompt;
-    size_t n_in_kv;   /* positions computed */
+    size_t n_in_kv; /* positions computed */
     int32_t *pages;
     int n_pages;
 
-    float *pooled;    /* embed: (n_embd) */
-    moe_buf text;     /* bytes of all tokens in `out` */
-    size_t given;     /* bytes of text that pieces cover */
+    float *pooled; /* embed: (n_embd) */
+    moe_buf text;  /* bytes of all tokens in `out` */
+    size_t given;  /* bytes of text that pieces cover */
     out_token *out;
     size_t n_out, cap_out, taken;
     moe_usage usage;
 
-    int span_rows;    /* rows in the current step */
+    int span_rows; /* rows in the current step */
 };
 
 /* A row of the current step whose logits are wanted. */
@@ -77,7 +77,8 @@ struct moe_scheduler {
     int n_rows, n_spans, n_wanted;
 };
 
-/* --- life and death --------------------------------------------------------------------------------- */
+/* --- life and death
+ * --------------------------------------------------------------------------------- */
 
 static bool reserve_rows(moe_scheduler *s, int n)
 {
@@ -97,8 +98,8 @@ static bool reserve_rows(moe_scheduler *s, int n)
     s->spans = malloc(count * sizeof(*s->spans));
     s->span_seq = malloc(count * sizeof(*s->span_seq));
     s->wanted = malloc(count * sizeof(*s->wanted));
-    s->row_cap = s->tokens && s->out_rows && s->positions && s->spans && s->span_seq && s->wanted
-                     ? n : 0;
+    s->row_cap =
+        s->tokens && s->out_rows && s->positions && s->spans && s->span_seq && s->wanted ? n : 0;
     return s->row_cap == n;
 }
 
@@ -179,7 +180,8 @@ static moe_status check_request(const moe_model *model, const moe_request *r, mo
         return moe_hint(err, "Give at least one token.");
     }
     if (r->n_prompt > (size_t)info->n_ctx) {
-        moe_fail(err, MOE_ERR_TOO_LONG, "the prompt has %zu tokens, but the context of the model is %d tokens",
+        moe_fail(err, MOE_ERR_TOO_LONG,
+                 "the prompt has %zu tokens, but the context of the model is %d tokens",
                  r->n_prompt, info->n_ctx);
         return moe_hint(err, "Shorten the prompt.");
     }
@@ -194,7 +196,8 @@ static moe_status check_request(const moe_model *model, const moe_request *r, mo
         return moe_hint(err, "Use moe.embed with this model, or another model to generate.");
     }
     if (r->task == MOE_TASK_SCORE && (r->score_from < 1 || r->score_from > r->n_prompt))
-        return moe_fail(err, MOE_ERR_INVALID, "the first scored position must lie behind the first token");
+        return moe_fail(err, MOE_ERR_INVALID,
+                        "the first scored position must lie behind the first token");
     return MOE_OK;
 }
 
@@ -273,7 +276,8 @@ moe_status moe_scheduler_add(moe_scheduler *s, const moe_request *request, moe_s
     return MOE_OK;
 }
 
-/* --- results ---------------------------------------------------------------------------------------- */
+/* --- results
+ * ---------------------------------------------------------------------------------------- */
 
 static bool add_out(moe_seq *seq, out_token token)
 {
@@ -306,7 +310,8 @@ static size_t held_back(const moe_seq *seq)
     return longest;
 }
 
-/* Where the first stop string in text begins, looking only at ends after `from`; false if there is none. */
+/* Where the first stop string in text begins, looking only at ends after `from`; false if there is
+ * none. */
 static bool find_stop(const moe_seq *seq, size_t from, size_t *at)
 {
     bool found = false;
@@ -433,25 +438,33 @@ static moe_status take_logits(void *ud, int i, const float *logits, moe_error *e
         const int64_t position = s->wanted[i].position + 1;
         const int32_t id = seq->ids.data[position];
 
-        return add_row(seq, (out_token){.id = id, .position = position,
-                                        .logprob = moe_logprob(kernels, logits, n_vocab, id),
-                                        .rank = moe_rank(logits, n_vocab, id)}, err);
+        return add_row(seq,
+                       (out_token){.id = id,
+                                   .position = position,
+                                   .logprob = moe_logprob(kernels, logits, n_vocab, id),
+                                   .rank = moe_rank(logits, n_vocab, id)},
+                       err);
     } else {
         const moe_candidate *top;
         const int n = moe_top(model->sampler, logits, r->n_top, &top);
 
         for (int k = 0; k < n && status == MOE_OK; k++)
-            status = add_row(seq, (out_token){.id = top[k].id, .rank = k + 1,
-                                              .position = (int64_t)seq->n_prompt,
-                                              .logprob = moe_logprob(kernels, logits, n_vocab,
-                                                                     top[k].id)}, err);
+            status =
+                add_row(seq,
+                        (out_token){.id = top[k].id,
+                                    .rank = k + 1,
+                                    .position = (int64_t)seq->n_prompt,
+                                    .logprob = moe_logprob(kernels, logits, n_vocab, top[k].id)},
+                        err);
         return status;
     }
 }
 
-/* --- steps ------------------------------------------------------------------------------------------- */
+/* --- steps
+ * ------------------------------------------------------------------------------------------- */
 
-/* Gives waiting sequences their pages, in order of arrival; stops at the first that does not fit. */
+/* Gives waiting sequences their pages, in order of arrival; stops at the first that does not fit.
+ */
 static moe_status admit(moe_scheduler *s, moe_error *err)
 {
     moe_kv_cache *kv = s->model->kv;
@@ -460,8 +473,8 @@ static moe_status admit(moe_scheduler *s, moe_error *err)
     for (moe_seq *seq = s->first; seq != NULL; seq = seq->next)
         active += seq->state == SEQ_PROMPT || seq->state == SEQ_DECODE;
     for (moe_seq *seq = s->first; seq != NULL; seq = seq->next) {
-        const int need = seq->state == SEQ_WAITING
-                             ? pages_for(positions_needed(s->model, &seq->request)) : 0;
+        const int need =
+            seq->state == SEQ_WAITING ? pages_for(positions_needed(s->model, &seq->request)) : 0;
 
         if (seq->state != SEQ_WAITING)
             continue;
@@ -498,8 +511,8 @@ static void add_span(moe_scheduler *s, moe_seq *seq, int n)
     const moe_request *r = &seq->request;
     moe_span *span = &s->spans[s->n_spans];
 
-    *span = (moe_span){.row = s->n_rows, .n_rows = n, .pos = (int64_t)seq->n_in_kv,
-                       .pages = seq->pages};
+    *span = (moe_span){
+        .row = s->n_rows, .n_rows = n, .pos = (int64_t)seq->n_in_kv, .pages = seq->pages};
     if (r->task == MOE_TASK_EMBED) {
         const bool all = spec->pooling == MOE_POOLING_MEAN;
 
@@ -559,8 +572,12 @@ static moe_status fill(moe_scheduler *s, moe_step *step, moe_error *err)
     for (moe_seq *seq = s->first; seq != NULL; seq = seq->next)
         if (seq->state == SEQ_DECODE)
             add_span(s, seq, 1);
-    *step = (moe_step){.n_rows = s->n_rows, .n_prefill = n_prefill, .tokens = s->tokens,
-                       .positions = s->positions, .spans = s->spans, .n_spans = s->n_spans,
+    *step = (moe_step){.n_rows = s->n_rows,
+                       .n_prefill = n_prefill,
+                       .tokens = s->tokens,
+                       .positions = s->positions,
+                       .spans = s->spans,
+                       .n_spans = s->n_spans,
                        .kv = s->model->kv};
     return MOE_OK;
 }
@@ -640,7 +657,9 @@ bool moe_seq_next(moe_seq *seq, moe_token *token)
     if (seq->taken == seq->n_out)
         return false;
     seq->taken++;
-    *token = (moe_token){.id = t->id, .logprob = t->logprob, .rank = t->rank,
+    *token = (moe_token){.id = t->id,
+                         .logprob = t->logprob,
+                         .rank = t->rank,
                          .position = t->position,
                          .piece = seq->text.data != NULL ? seq->text.data + t->piece : "",
                          .piece_len = t->piece_len};
