@@ -16,10 +16,10 @@
 static bool add_variables(jinja *j, jinja_scope *scope, const json_t *variables)
 {
     jinja_value all;
-    if (!jinja_from_json(j, variables, &all))
+    if (!moe_jinja_from_json(j, variables, &all))
         return false;
     for (size_t i = 0; i < all.d->len; i++) {
-        if (!jinja_scope_set(j, scope, all.d->entries[i].key.s, all.d->entries[i].value))
+        if (!moe_jinja_scope_set(j, scope, all.d->entries[i].key.s, all.d->entries[i].value))
             return false;
     }
     return true;
@@ -30,20 +30,20 @@ static bool render(jinja *j, const char *source, const json_t *variables)
     size_t len = strlen(source);
     jinja_value names;
     jinja_token *tokens;
-    if (!jinja_utf8_valid(source, len))
-        return jinja_fail(j, "the template is not valid UTF-8");
-    if (!jinja_dict_new(j, &names))
+    if (!moe_jinja_utf8_valid(source, len))
+        return moe_jinja_fail(j, "the template is not valid UTF-8");
+    if (!moe_jinja_dict_new(j, &names))
         return false;
     j->names = names.d;
-    if (!jinja_lex(j, source, len, &tokens))
+    if (!moe_jinja_lex(j, source, len, &tokens))
         return false;
-    const jinja_node *tree = jinja_parse(j, tokens);
-    jinja_scope *globals = jinja_scope_new(j, NULL);
-    if (tree == NULL || globals == NULL || !jinja_add_globals(j, globals) ||
+    const jinja_node *tree = moe_jinja_parse(j, tokens);
+    jinja_scope *globals = moe_jinja_scope_new(j, NULL);
+    if (tree == NULL || globals == NULL || !moe_jinja_add_globals(j, globals) ||
         !add_variables(j, globals, variables))
         return false;
-    j->root = jinja_scope_new(j, globals);
-    return j->root != NULL && jinja_exec(j, j->root, &tree->body) == JINJA_NEXT;
+    j->root = moe_jinja_scope_new(j, globals);
+    return j->root != NULL && moe_jinja_exec(j, j->root, &tree->body) == JINJA_NEXT;
 }
 
 moe_status moe_template_render(const char *source, const json_t *variables, int64_t now,
@@ -63,6 +63,6 @@ moe_status moe_template_render(const char *source, const json_t *variables, int6
     }
     if (out->data != NULL)
         out->data[out->len] = '\0'; /* texts cut off the end took the old zero along */
-    jinja_free(&j);
+    moe_jinja_free(&j);
     return status;
 }

@@ -4,8 +4,9 @@
  * A rendering owns two arenas, one for objects and one for string bytes, and frees both in one go
  * at its end; values are never freed one by one and, namespaces and iterators aside, never change.
  * Every text that is built (the output, a captured block, the result of a filter) grows at the end
- * of the output buffer; jinja_take cuts such a tail off and makes it a string.
+ * of the output buffer; moe_jinja_take cuts such a tail off and makes it a string.
  *
+ * Types and constants of the interpreter are called jinja_…, its functions moe_jinja_….
  * Functions that return bool return false when the rendering has failed; the reason is then in the
  * state, and all callers only pass the false on.  Steps, nesting, memory and output are bounded, so
  * an untrusted template can neither crash nor hang its host.
@@ -99,6 +100,26 @@ struct jinja_value {
 
 typedef enum jinja_view { JINJA_KEYS, JINJA_VALUES, JINJA_ITEMS } jinja_view;
 
+typedef enum jinja_op {
+    JINJA_ADD,
+    JINJA_SUB,
+    JINJA_MUL,
+    JINJA_DIV,
+    JINJA_FLOORDIV,
+    JINJA_MOD,
+    JINJA_POW,
+    JINJA_NEG,
+    JINJA_POS,
+    JINJA_EQ,
+    JINJA_NE,
+    JINJA_LT,
+    JINJA_LE,
+    JINJA_GT,
+    JINJA_GE,
+    JINJA_IN,
+    JINJA_NOT_IN,
+} jinja_op;
+
 /* Why a value is undefined: hint, or else "obj has no attribute name", or "name is undefined". */
 struct jinja_undefined {
     const char *hint;
@@ -160,35 +181,6 @@ struct jinja_builtin {
     jinja_fn fn;
 };
 
-/* Walks a value.  MAP and SELECT pull items from their source only when they are asked for. */
-typedef enum jinja_iter_kind {
-    JINJA_ITER_ARRAY,
-    JINJA_ITER_STRING,
-    JINJA_ITER_DICT,
-    JINJA_ITER_RANGE,
-    JINJA_ITER_MAP,
-    JINJA_ITER_SELECT,
-    JINJA_ITER_SHARED, /* goes on with another iterator */
-} jinja_iter_kind;
-
-struct jinja_iter {
-    jinja_iter_kind kind;
-    size_t pos;
-    union {
-        const jinja_array *array;
-        const jinja_string *string;
-        const jinja_dict *dict;
-        const jinja_range *range;
-        jinja_iter *source; /* MAP, SELECT, SHARED */
-    };
-    jinja_value over; /* MAP and SELECT: what source walks once the first item is asked for */
-    /* MAP and SELECT: the attribute path (or MISSING), the filter or test (or NULL), its args */
-    jinja_value attribute, fallback;
-    const jinja_builtin *builtin;
-    jinja_args args;
-    bool negate;
-};
-
 typedef struct jinja_chunk jinja_chunk;
 typedef struct jinja_arena {
     jinja_chunk *chunks;
@@ -214,13 +206,13 @@ struct jinja {
 
 /* --- jinja_value.c: memory, failures, constructors, comparison -------------------------------- */
 
-void jinja_free(jinja *j);
-void *jinja_alloc(jinja *j, size_t count, size_t size); /* zeroed; NULL: failed */
-bool jinja_fail(jinja *j, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-bool jinja_fail_undefined(jinja *j, jinja_value undefined);
-bool jinja_step(jinja *j, size_t cost);
-bool jinja_enter(jinja *j); /* one level of nesting deeper; jinja_leave even if it failed */
-void jinja_leave(jinja *j);
+void moe_jinja_free(jinja *j);
+void *moe_jinja_alloc(jinja *j, size_t count, size_t size); /* zeroed; NULL: failed */
+bool moe_jinja_fail(jinja *j, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+bool moe_jinja_fail_undefined(jinja *j, jinja_value undefined);
+bool moe_jinja_step(jinja *j, size_t cost);
+bool moe_jinja_enter(jinja *j); /* one level of nesting deeper; moe_jinja_leave even if it failed */
+void moe_jinja_leave(jinja *j);
 
 static inline jinja_value jinja_missing(void)
 {
@@ -256,91 +248,45 @@ static inline bool jinja_is_array(jinja_value v)
 }
 
 /* Strings: copied into the arena, or sharing bytes that live as long as the rendering. */
-bool jinja_string_copy(jinja *j, const char *data, size_t len, jinja_value *out);
-bool jinja_string_share(jinja *j, const char *data, size_t len, bool safe, jinja_value *out);
-bool jinja_string_concat(jinja *j, const jinja_string *a, const jinja_string *b, bool safe,
-                         jinja_value *out);
+bool moe_jinja_string_copy(jinja *j, const char *data, size_t len, jinja_value *out);
+bool moe_jinja_string_share(jinja *j, const char *data, size_t len, bool safe, jinja_value *out);
+bool moe_jinja_string_concat(jinja *j, const jinja_string *a, const jinja_string *b, bool safe,
+                             jinja_value *out);
 /* The one string object with these bytes: names are compared by address. */
-bool jinja_intern(jinja *j, const char *data, size_t len, jinja_value *out);
+bool moe_jinja_intern(jinja *j, const char *data, size_t len, jinja_value *out);
 
 /* A list or tuple with room for len items, all MISSING. */
-bool jinja_array_new(jinja *j, jinja_kind kind, size_t len, jinja_value *out);
+bool moe_jinja_array_new(jinja *j, jinja_kind kind, size_t len, jinja_value *out);
 /* A growing list: appends to *array, whose items have room for *cap. */
-bool jinja_array_add(jinja *j, jinja_array *array, size_t *cap, jinja_value item);
+bool moe_jinja_array_add(jinja *j, jinja_array *array, size_t *cap, jinja_value item);
 
-bool jinja_string_is(const jinja_string *s, const char *text);
+bool moe_jinja_string_is(const jinja_string *s, const char *text);
 
-bool jinja_dict_new(jinja *j, jinja_value *out);
-bool jinja_dict_set(jinja *j, jinja_dict *dict, jinja_value key, jinja_value value);
+bool moe_jinja_dict_new(jinja *j, jinja_value *out);
+bool moe_jinja_dict_set(jinja *j, jinja_dict *dict, jinja_value key, jinja_value value);
 /* *out = NULL if the key is not there; fails for a key that can't be hashed. */
-bool jinja_dict_get(jinja *j, const jinja_dict *dict, jinja_value key, const jinja_value **out);
+bool moe_jinja_dict_get(jinja *j, const jinja_dict *dict, jinja_value key, const jinja_value **out);
 const jinja_value *jinja_dict_find(const jinja_dict *dict, const char *key);
-bool jinja_hashable(jinja_value v);
+bool moe_jinja_hashable(jinja_value v);
 
-bool jinja_undefined_name(jinja *j, jinja_value name, jinja_value *out);
-bool jinja_undefined_attribute(jinja *j, jinja_value obj, jinja_value name, jinja_value *out);
-bool jinja_undefined_hint(jinja *j, const char *hint, jinja_value *out);
+bool moe_jinja_undefined_name(jinja *j, jinja_value name, jinja_value *out);
+bool moe_jinja_undefined_attribute(jinja *j, jinja_value obj, jinja_value name, jinja_value *out);
+bool moe_jinja_undefined_hint(jinja *j, const char *hint, jinja_value *out);
 
-bool jinja_from_json(jinja *j, const json_t *json, jinja_value *out);
+bool moe_jinja_from_json(jinja *j, const json_t *json, jinja_value *out);
 
-const char *jinja_type_name(jinja_value v); /* Python's */
-bool jinja_truth(jinja_value v);
-bool jinja_equal(jinja *j, jinja_value a, jinja_value b, bool *out);
-bool jinja_less(jinja *j, jinja_value a, jinja_value b, bool *out); /* a < b, or a type error */
-bool jinja_length(jinja *j, jinja_value v, size_t *out);            /* len() or a type error */
-bool jinja_contains(jinja *j, jinja_value container, jinja_value item, bool *out);
+const char *moe_jinja_type_name(jinja_value v); /* Python's */
+bool moe_jinja_truth(jinja_value v);
+bool moe_jinja_equal(jinja *j, jinja_value a, jinja_value b, bool *out);
+bool moe_jinja_less(jinja *j, jinja_value a, jinja_value b, bool *out); /* a < b, or a type error */
+bool moe_jinja_length(jinja *j, jinja_value v, size_t *out);            /* len() or a type error */
+bool moe_jinja_contains(jinja *j, jinja_value container, jinja_value item, bool *out);
 
-bool jinja_iterable(jinja_value v);
-bool jinja_iter_open(jinja *j, jinja_value v, jinja_iter *out); /* fails if it can't be walked */
-bool jinja_iter_next(jinja *j, jinja_iter *it, jinja_value *item, bool *done);
-bool jinja_iter_new(jinja *j, const jinja_iter *it, jinja_value *out);
-bool jinja_list_of(jinja *j, jinja_value v, jinja_value *out); /* list(v) */
-
-/* --- jinja_print.c: text of values ------------------------------------------------------------ */
-
-bool jinja_write(jinja *j, const char *data, size_t len);
-bool jinja_write_char(jinja *j, char c);
-bool jinja_write_repeat(jinja *j, const char *data, size_t len, size_t count);
-bool jinja_write_str(jinja *j, jinja_value v);  /* str(v) */
-bool jinja_write_repr(jinja *j, jinja_value v); /* repr(v) */
-bool jinja_write_escaped(jinja *j, jinja_value v);
-size_t jinja_mark(const jinja *j);
-bool jinja_take(jinja *j, size_t mark, bool safe, jinja_value *out);
-bool jinja_to_string(jinja *j, jinja_value v, jinja_value *out); /* strings stay as they are */
-int jinja_float_repr(double f, char text[40]);
-extern const jinja_builtin jinja_filter_tojson;
-
-/* --- jinja_ops.c: operators, attributes, slices ----------------------------------------------- */
-
-typedef enum jinja_op {
-    JINJA_ADD,
-    JINJA_SUB,
-    JINJA_MUL,
-    JINJA_DIV,
-    JINJA_FLOORDIV,
-    JINJA_MOD,
-    JINJA_POW,
-    JINJA_NEG,
-    JINJA_POS,
-    JINJA_EQ,
-    JINJA_NE,
-    JINJA_LT,
-    JINJA_LE,
-    JINJA_GT,
-    JINJA_GE,
-    JINJA_IN,
-    JINJA_NOT_IN,
-} jinja_op;
-
-bool jinja_binary(jinja *j, jinja_op op, jinja_value a, jinja_value b, jinja_value *out);
-bool jinja_unary(jinja *j, jinja_op op, jinja_value a, jinja_value *out);
-bool jinja_compare(jinja *j, jinja_op op, jinja_value a, jinja_value b, bool *out);
-bool jinja_slice(jinja *j, jinja_value v, jinja_value start, jinja_value stop, jinja_value step,
-                 jinja_value *out);
-bool jinja_getattr(jinja *j, jinja_value obj, jinja_value name, jinja_value *out);
-bool jinja_getitem(jinja *j, jinja_value obj, jinja_value key, jinja_value *out);
-/* environment.getitem along "a.b.0" or an integer; MISSING: the item itself. */
-bool jinja_getpath(jinja *j, jinja_value obj, jinja_value path, jinja_value fallback,
-                   jinja_value *out);
+bool moe_jinja_iterable(jinja_value v);
+bool moe_jinja_iter_open(jinja *j, jinja_value v,
+                         jinja_iter *out); /* fails if it can't be walked */
+bool moe_jinja_iter_next(jinja *j, jinja_iter *it, jinja_value *item, bool *done);
+bool moe_jinja_iter_new(jinja *j, const jinja_iter *it, jinja_value *out);
+bool moe_jinja_list_of(jinja *j, jinja_value v, jinja_value *out); /* list(v) */
 
 #endif

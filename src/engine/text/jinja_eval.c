@@ -11,15 +11,15 @@
 
 /* --- scopes ----------------------------------------------------------------------------------- */
 
-jinja_scope *jinja_scope_new(jinja *j, jinja_scope *parent)
+jinja_scope *moe_jinja_scope_new(jinja *j, jinja_scope *parent)
 {
-    jinja_scope *scope = jinja_alloc(j, 1, sizeof *scope);
+    jinja_scope *scope = moe_jinja_alloc(j, 1, sizeof *scope);
     if (scope != NULL)
         scope->parent = parent;
     return scope;
 }
 
-bool jinja_scope_set(jinja *j, jinja_scope *scope, const jinja_string *name, jinja_value value)
+bool moe_jinja_scope_set(jinja *j, jinja_scope *scope, const jinja_string *name, jinja_value value)
 {
     for (size_t i = 0; i < scope->len; i++) {
         if (scope->variables[i].name == name) {
@@ -27,11 +27,11 @@ bool jinja_scope_set(jinja *j, jinja_scope *scope, const jinja_string *name, jin
             return true;
         }
     }
-    if (!jinja_step(j, scope->len / 16))
+    if (!moe_jinja_step(j, scope->len / 16))
         return false;
     if (scope->len == scope->cap) {
         size_t cap = scope->cap == 0 ? 4 : scope->cap * 2;
-        jinja_variable *variables = jinja_alloc(j, cap, sizeof *variables);
+        jinja_variable *variables = moe_jinja_alloc(j, cap, sizeof *variables);
         if (variables == NULL)
             return false;
         if (scope->len > 0)
@@ -52,10 +52,10 @@ static bool look_up(jinja *j, const jinja_scope *scope, jinja_value name, jinja_
                 return true;
             }
         }
-        if (!jinja_step(j, scope->len / 16))
+        if (!moe_jinja_step(j, scope->len / 16))
             return false;
     }
-    return jinja_undefined_name(j, name, out);
+    return moe_jinja_undefined_name(j, name, out);
 }
 
 /* --- calls ------------------------------------------------------------------------------------ */
@@ -65,8 +65,8 @@ static bool is_param(const char *param, size_t len, const jinja_string *name)
     return name->len == len && memcmp(param, name->data, len) == 0;
 }
 
-bool jinja_call_builtin(jinja *j, const jinja_builtin *builtin, jinja_value self,
-                        const jinja_args *args, jinja_value *out)
+bool moe_jinja_call_builtin(jinja *j, const jinja_builtin *builtin, jinja_value self,
+                            const jinja_args *args, jinja_value *out)
 {
     jinja_value a[JINJA_MAX_PARAMS];
     if (builtin->params == NULL)
@@ -80,20 +80,20 @@ bool jinja_call_builtin(jinja *j, const jinja_builtin *builtin, jinja_value self
             if (!is_param(at, len, args->names[i].s))
                 continue;
             if (n < args->n_pos)
-                return jinja_fail(j, "%s() got multiple values for argument '%.*s'", builtin->name,
-                                  (int)len, at);
+                return moe_jinja_fail(j, "%s() got multiple values for argument '%.*s'",
+                                      builtin->name, (int)len, at);
             a[n] = args->values[i];
             n_named++;
         }
         if (a[n].kind == JINJA_MISSING && !optional)
-            return jinja_fail(j, "%s() needs the argument '%.*s'", builtin->name, (int)len, at);
+            return moe_jinja_fail(j, "%s() needs the argument '%.*s'", builtin->name, (int)len, at);
         at += len + optional;
         at += strspn(at, " ");
     }
     if (args->n_pos > n_params)
-        return jinja_fail(j, "%s() takes at most %zu arguments", builtin->name, n_params);
+        return moe_jinja_fail(j, "%s() takes at most %zu arguments", builtin->name, n_params);
     if (args->n_named > n_named)
-        return jinja_fail(j, "%s() got an unexpected keyword argument", builtin->name);
+        return moe_jinja_fail(j, "%s() got an unexpected keyword argument", builtin->name);
     return builtin->fn(j, self, args, a, out);
 }
 
@@ -104,28 +104,28 @@ static bool call_joiner(jinja *j, jinja_joiner *joiner, jinja_value *out)
         return true;
     }
     joiner->used = true;
-    return jinja_string_share(j, "", 0, false, out);
+    return moe_jinja_string_share(j, "", 0, false, out);
 }
 
 static bool call_value(jinja *j, jinja_value callee, const jinja_args *args, jinja_value *out)
 {
     switch (callee.kind) {
     case JINJA_METHOD:
-        return jinja_call_builtin(j, callee.method->builtin, callee.method->self, args, out);
+        return moe_jinja_call_builtin(j, callee.method->builtin, callee.method->self, args, out);
     case JINJA_FUNCTION:
-        return jinja_call_builtin(j, callee.function, jinja_none(), args, out);
+        return moe_jinja_call_builtin(j, callee.function, jinja_none(), args, out);
     case JINJA_MACRO:
-        return jinja_macro_call(j, callee.macro, args, out);
+        return moe_jinja_macro_call(j, callee.macro, args, out);
     case JINJA_JOINER:
         return call_joiner(j, callee.joiner, out);
     case JINJA_LOOP:
         if (args->n_pos != 1 || args->n_named != 0)
-            return jinja_fail(j, "loop() takes one argument");
-        return jinja_loop_call(j, callee.loop, args->pos[0], out);
+            return moe_jinja_fail(j, "loop() takes one argument");
+        return moe_jinja_loop_call(j, callee.loop, args->pos[0], out);
     case JINJA_UNDEFINED:
-        return jinja_fail_undefined(j, callee);
+        return moe_jinja_fail_undefined(j, callee);
     default:
-        return jinja_fail(j, "'%s' object is not callable", jinja_type_name(callee));
+        return moe_jinja_fail(j, "'%s' object is not callable", moe_jinja_type_name(callee));
     }
 }
 
@@ -138,27 +138,27 @@ typedef struct arg_lists {
 
 static bool add_named(jinja *j, arg_lists *lists, jinja_value name, jinja_value value)
 {
-    if (!jinja_step(j, lists->names.len / 8))
+    if (!moe_jinja_step(j, lists->names.len / 8))
         return false;
     for (size_t i = 0; i < lists->names.len; i++) {
         bool equal;
-        if (!jinja_equal(j, lists->names.items[i], name, &equal))
+        if (!moe_jinja_equal(j, lists->names.items[i], name, &equal))
             return false;
         if (equal)
-            return jinja_fail(j, "got multiple values for keyword argument '%.*s'",
-                              name.s->len < 60 ? (int)name.s->len : 60, name.s->data);
+            return moe_jinja_fail(j, "got multiple values for keyword argument '%.*s'",
+                                  name.s->len < 60 ? (int)name.s->len : 60, name.s->data);
     }
-    return jinja_array_add(j, &lists->names, &lists->names_cap, name) &&
-           jinja_array_add(j, &lists->values, &lists->values_cap, value);
+    return moe_jinja_array_add(j, &lists->names, &lists->names_cap, name) &&
+           moe_jinja_array_add(j, &lists->values, &lists->values_cap, value);
 }
 
 static bool add_star(jinja *j, arg_lists *lists, jinja_value v)
 {
     jinja_value list;
-    if (!jinja_list_of(j, v, &list))
+    if (!moe_jinja_list_of(j, v, &list))
         return false;
     for (size_t i = 0; i < list.a->len; i++) {
-        if (!jinja_array_add(j, &lists->pos, &lists->pos_cap, list.a->items[i]))
+        if (!moe_jinja_array_add(j, &lists->pos, &lists->pos_cap, list.a->items[i]))
             return false;
     }
     return true;
@@ -167,10 +167,11 @@ static bool add_star(jinja *j, arg_lists *lists, jinja_value v)
 static bool add_star_star(jinja *j, arg_lists *lists, jinja_value v)
 {
     if (v.kind != JINJA_DICT)
-        return jinja_fail(j, "argument after ** must be a mapping, not %s", jinja_type_name(v));
+        return moe_jinja_fail(j, "argument after ** must be a mapping, not %s",
+                              moe_jinja_type_name(v));
     for (size_t i = 0; i < v.d->len; i++) {
         if (v.d->entries[i].key.kind != JINJA_STRING)
-            return jinja_fail(j, "keywords must be strings");
+            return moe_jinja_fail(j, "keywords must be strings");
         if (!add_named(j, lists, v.d->entries[i].key, v.d->entries[i].value))
             return false;
     }
@@ -187,7 +188,7 @@ static bool eval_args(jinja *j, jinja_scope *scope, const jinja_nodes *nodes, ji
                        node->kind == JINJA_NODE_STARSTAR,
              ok;
         jinja_value v;
-        if (!jinja_eval(j, scope, wrapped ? node->a : node, &v))
+        if (!moe_jinja_eval(j, scope, wrapped ? node->a : node, &v))
             return false;
         if (node->kind == JINJA_NODE_KEYWORD)
             ok = add_named(j, &lists, node->value, v);
@@ -196,13 +197,13 @@ static bool eval_args(jinja *j, jinja_scope *scope, const jinja_nodes *nodes, ji
         else if (node->kind == JINJA_NODE_STARSTAR)
             ok = add_star_star(j, &lists, v);
         else
-            ok = jinja_array_add(j, &lists.pos, &lists.pos_cap, v);
+            ok = moe_jinja_array_add(j, &lists.pos, &lists.pos_cap, v);
         if (!ok)
             return false;
     }
     if (caller.kind != JINJA_MISSING) {
         jinja_value name;
-        if (!jinja_intern(j, "caller", 6, &name) || !add_named(j, &lists, name, caller))
+        if (!moe_jinja_intern(j, "caller", 6, &name) || !add_named(j, &lists, name, caller))
             return false;
     }
     *args = (jinja_args){lists.pos.items, lists.pos.len, lists.names.items, lists.values.items,
@@ -210,12 +211,12 @@ static bool eval_args(jinja *j, jinja_scope *scope, const jinja_nodes *nodes, ji
     return true;
 }
 
-bool jinja_eval_call(jinja *j, jinja_scope *scope, const jinja_node *node, jinja_value caller,
-                     jinja_value *out)
+bool moe_jinja_eval_call(jinja *j, jinja_scope *scope, const jinja_node *node, jinja_value caller,
+                         jinja_value *out)
 {
     jinja_value callee;
     jinja_args args;
-    return jinja_eval(j, scope, node->a, &callee) &&
+    return moe_jinja_eval(j, scope, node->a, &callee) &&
            eval_args(j, scope, &node->list, caller, &args) && call_value(j, callee, &args, out);
 }
 
@@ -227,21 +228,21 @@ static bool eval_filter_or_test(jinja *j, jinja_scope *scope, const jinja_node *
     jinja_value self = j->block_text;
     jinja_args args;
     if (node->builtin == NULL)
-        return jinja_fail(
+        return moe_jinja_fail(
             j, "no %s named '%.*s' found", node->kind == JINJA_NODE_FILTER ? "filter" : "test",
             node->value.s->len < 60 ? (int)node->value.s->len : 60, node->value.s->data);
-    return (node->a == NULL || jinja_eval(j, scope, node->a, &self)) &&
+    return (node->a == NULL || moe_jinja_eval(j, scope, node->a, &self)) &&
            eval_args(j, scope, &node->list, jinja_missing(), &args) &&
-           jinja_call_builtin(j, node->builtin, self, &args, out);
+           moe_jinja_call_builtin(j, node->builtin, self, &args, out);
 }
 
 static bool eval_items(jinja *j, jinja_scope *scope, const jinja_node *node, jinja_value *out)
 {
     jinja_kind kind = node->kind == JINJA_NODE_LIST ? JINJA_LIST : JINJA_TUPLE;
-    if (!jinja_array_new(j, kind, node->list.len, out))
+    if (!moe_jinja_array_new(j, kind, node->list.len, out))
         return false;
     for (size_t i = 0; i < node->list.len; i++) {
-        if (!jinja_eval(j, scope, node->list.items[i], &out->a->items[i]))
+        if (!moe_jinja_eval(j, scope, node->list.items[i], &out->a->items[i]))
             return false;
     }
     return true;
@@ -249,13 +250,13 @@ static bool eval_items(jinja *j, jinja_scope *scope, const jinja_node *node, jin
 
 static bool eval_dict(jinja *j, jinja_scope *scope, const jinja_node *node, jinja_value *out)
 {
-    if (!jinja_dict_new(j, out))
+    if (!moe_jinja_dict_new(j, out))
         return false;
     for (size_t i = 0; i + 1 < node->list.len; i += 2) {
         jinja_value key, value;
-        if (!jinja_eval(j, scope, node->list.items[i], &key) ||
-            !jinja_eval(j, scope, node->list.items[i + 1], &value) ||
-            !jinja_dict_set(j, out->d, key, value))
+        if (!moe_jinja_eval(j, scope, node->list.items[i], &key) ||
+            !moe_jinja_eval(j, scope, node->list.items[i + 1], &value) ||
+            !moe_jinja_dict_set(j, out->d, key, value))
             return false;
     }
     return true;
@@ -265,26 +266,26 @@ static bool eval_slice(jinja *j, jinja_scope *scope, const jinja_node *node, jin
 {
     const jinja_node *slice = node->b, *const parts[3] = {slice->a, slice->b, slice->c};
     jinja_value object, bounds[3];
-    if (!jinja_eval(j, scope, node->a, &object))
+    if (!moe_jinja_eval(j, scope, node->a, &object))
         return false;
     for (int i = 0; i < 3; i++) {
         bounds[i] = jinja_none();
-        if (parts[i] != NULL && !jinja_eval(j, scope, parts[i], &bounds[i]))
+        if (parts[i] != NULL && !moe_jinja_eval(j, scope, parts[i], &bounds[i]))
             return false;
     }
-    return jinja_slice(j, object, bounds[0], bounds[1], bounds[2], out);
+    return moe_jinja_slice(j, object, bounds[0], bounds[1], bounds[2], out);
 }
 
 static bool eval_compare(jinja *j, jinja_scope *scope, const jinja_node *node, jinja_value *out)
 {
     jinja_value left, right;
     bool result = true;
-    if (!jinja_eval(j, scope, node->a, &left))
+    if (!moe_jinja_eval(j, scope, node->a, &left))
         return false;
     for (size_t i = 0; result && i < node->list.len; i++) {
         const jinja_node *operand = node->list.items[i];
-        if (!jinja_eval(j, scope, operand->a, &right) ||
-            !jinja_compare(j, operand->op, left, right, &result))
+        if (!moe_jinja_eval(j, scope, operand->a, &right) ||
+            !moe_jinja_compare(j, operand->op, left, right, &result))
             return false;
         left = right;
     }
@@ -296,17 +297,17 @@ static bool eval_compare(jinja *j, jinja_scope *scope, const jinja_node *node, j
 static bool eval_concat(jinja *j, jinja_scope *scope, const jinja_node *node, jinja_value *out)
 {
     jinja_value texts;
-    if (!jinja_array_new(j, JINJA_LIST, node->list.len, &texts))
+    if (!moe_jinja_array_new(j, JINJA_LIST, node->list.len, &texts))
         return false;
     for (size_t i = 0; i < node->list.len; i++) {
         jinja_value v;
-        if (!jinja_eval(j, scope, node->list.items[i], &v) ||
-            !jinja_to_string(j, v, &texts.a->items[i]))
+        if (!moe_jinja_eval(j, scope, node->list.items[i], &v) ||
+            !moe_jinja_to_string(j, v, &texts.a->items[i]))
             return false;
     }
     *out = texts.a->items[0];
     for (size_t i = 1; i < node->list.len; i++) {
-        if (!jinja_string_concat(j, out->s, texts.a->items[i].s, false, out))
+        if (!moe_jinja_string_concat(j, out->s, texts.a->items[i].s, false, out))
             return false;
     }
     return true;
@@ -316,24 +317,24 @@ static bool eval_condition(jinja *j, jinja_scope *scope, const jinja_node *node,
 {
     enum { SIZE = 96 };
     jinja_value test;
-    if (!jinja_eval(j, scope, node->a, &test))
+    if (!moe_jinja_eval(j, scope, node->a, &test))
         return false;
-    if (jinja_truth(test))
-        return jinja_eval(j, scope, node->b, out);
+    if (moe_jinja_truth(test))
+        return moe_jinja_eval(j, scope, node->b, out);
     if (node->c != NULL)
-        return jinja_eval(j, scope, node->c, out);
-    char *hint = jinja_alloc(j, SIZE, 1);
+        return moe_jinja_eval(j, scope, node->c, out);
+    char *hint = moe_jinja_alloc(j, SIZE, 1);
     if (hint == NULL)
         return false;
     snprintf(hint, SIZE, "the inline if-expression evaluated to false and has no else");
-    return jinja_undefined_hint(j, hint, out);
+    return moe_jinja_undefined_hint(j, hint, out);
 }
 
 static bool eval_binary(jinja *j, jinja_scope *scope, const jinja_node *node, jinja_value *out)
 {
     jinja_value a, b;
-    return jinja_eval(j, scope, node->a, &a) && jinja_eval(j, scope, node->b, &b) &&
-           jinja_binary(j, node->op, a, b, out);
+    return moe_jinja_eval(j, scope, node->a, &a) && moe_jinja_eval(j, scope, node->b, &b) &&
+           moe_jinja_binary(j, node->op, a, b, out);
 }
 
 static bool eval_node(jinja *j, jinja_scope *scope, const jinja_node *node, jinja_value *out)
@@ -351,33 +352,33 @@ static bool eval_node(jinja *j, jinja_scope *scope, const jinja_node *node, jinj
     case JINJA_NODE_DICT:
         return eval_dict(j, scope, node, out);
     case JINJA_NODE_GETATTR:
-        return jinja_eval(j, scope, node->a, &v) && jinja_getattr(j, v, node->value, out);
+        return moe_jinja_eval(j, scope, node->a, &v) && moe_jinja_getattr(j, v, node->value, out);
     case JINJA_NODE_GETITEM: {
         jinja_value key;
         if (node->b->kind == JINJA_NODE_SLICE)
             return eval_slice(j, scope, node, out);
-        return jinja_eval(j, scope, node->a, &v) && jinja_eval(j, scope, node->b, &key) &&
-               jinja_getitem(j, v, key, out);
+        return moe_jinja_eval(j, scope, node->a, &v) && moe_jinja_eval(j, scope, node->b, &key) &&
+               moe_jinja_getitem(j, v, key, out);
     }
     case JINJA_NODE_CALL:
-        return jinja_eval_call(j, scope, node, jinja_missing(), out);
+        return moe_jinja_eval_call(j, scope, node, jinja_missing(), out);
     case JINJA_NODE_FILTER:
     case JINJA_NODE_TEST:
         return eval_filter_or_test(j, scope, node, out);
     case JINJA_NODE_UNARY:
-        return jinja_eval(j, scope, node->a, &v) && jinja_unary(j, node->op, v, out);
+        return moe_jinja_eval(j, scope, node->a, &v) && moe_jinja_unary(j, node->op, v, out);
     case JINJA_NODE_BINARY:
         return eval_binary(j, scope, node, out);
     case JINJA_NODE_AND:
     case JINJA_NODE_OR:
-        if (!jinja_eval(j, scope, node->a, out))
+        if (!moe_jinja_eval(j, scope, node->a, out))
             return false;
-        return jinja_truth(*out) == (node->kind == JINJA_NODE_OR) ||
-               jinja_eval(j, scope, node->b, out);
+        return moe_jinja_truth(*out) == (node->kind == JINJA_NODE_OR) ||
+               moe_jinja_eval(j, scope, node->b, out);
     case JINJA_NODE_NOT:
-        if (!jinja_eval(j, scope, node->a, &v))
+        if (!moe_jinja_eval(j, scope, node->a, &v))
             return false;
-        *out = jinja_bool(!jinja_truth(v));
+        *out = jinja_bool(!moe_jinja_truth(v));
         return true;
     case JINJA_NODE_COMPARE:
         return eval_compare(j, scope, node, out);
@@ -386,14 +387,14 @@ static bool eval_node(jinja *j, jinja_scope *scope, const jinja_node *node, jinj
     case JINJA_NODE_COND:
         return eval_condition(j, scope, node, out);
     default:
-        return jinja_fail(j, "this expression has no value");
+        return moe_jinja_fail(j, "this expression has no value");
     }
 }
 
-bool jinja_eval(jinja *j, jinja_scope *scope, const jinja_node *node, jinja_value *out)
+bool moe_jinja_eval(jinja *j, jinja_scope *scope, const jinja_node *node, jinja_value *out)
 {
-    bool ok = jinja_step(j, 1) && jinja_enter(j) && eval_node(j, scope, node, out);
-    jinja_leave(j);
+    bool ok = moe_jinja_step(j, 1) && moe_jinja_enter(j) && eval_node(j, scope, node, out);
+    moe_jinja_leave(j);
     if (!ok && j->line == 0)
         j->line = node->line;
     return ok;

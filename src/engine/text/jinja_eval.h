@@ -8,6 +8,7 @@
 #ifndef MOE_JINJA_EVAL_H
 #define MOE_JINJA_EVAL_H
 
+#include "jinja_lib.h"
 #include "jinja_syntax.h"
 
 typedef struct jinja_variable {
@@ -40,25 +41,27 @@ struct jinja_loop {
 
 /* --- jinja_eval.c: expressions and calls ------------------------------------------------------ */
 
-jinja_scope *jinja_scope_new(jinja *j, jinja_scope *parent);
-bool jinja_scope_set(jinja *j, jinja_scope *scope, const jinja_string *name, jinja_value value);
-bool jinja_eval(jinja *j, jinja_scope *scope, const jinja_node *node, jinja_value *out);
+jinja_scope *moe_jinja_scope_new(jinja *j, jinja_scope *parent);
+bool moe_jinja_scope_set(jinja *j, jinja_scope *scope, const jinja_string *name, jinja_value value);
+bool moe_jinja_eval(jinja *j, jinja_scope *scope, const jinja_node *node, jinja_value *out);
 /* A CALL node with a caller (or MISSING) as one more keyword argument. */
-bool jinja_eval_call(jinja *j, jinja_scope *scope, const jinja_node *node, jinja_value caller,
-                     jinja_value *out);
+bool moe_jinja_eval_call(jinja *j, jinja_scope *scope, const jinja_node *node, jinja_value caller,
+                         jinja_value *out);
 
 /* --- jinja_exec.c: statements ----------------------------------------------------------------- */
 
 typedef enum jinja_flow { JINJA_FAILED, JINJA_NEXT, JINJA_BREAK, JINJA_CONTINUE } jinja_flow;
 
-jinja_flow jinja_exec(jinja *j, jinja_scope *scope, const jinja_nodes *body);
-bool jinja_macro_new(jinja *j, jinja_scope *scope, const jinja_node *node, jinja_value *out);
-bool jinja_macro_call(jinja *j, const jinja_macro *macro, const jinja_args *args, jinja_value *out);
+jinja_flow moe_jinja_exec(jinja *j, jinja_scope *scope, const jinja_nodes *body);
+bool moe_jinja_macro_new(jinja *j, jinja_scope *scope, const jinja_node *node, jinja_value *out);
+bool moe_jinja_macro_call(jinja *j, const jinja_macro *macro, const jinja_args *args,
+                          jinja_value *out);
 /* Runs the loop's body over other items: loop(items) in a recursive loop. */
-bool jinja_loop_call(jinja *j, const jinja_loop *loop, jinja_value items, jinja_value *out);
+bool moe_jinja_loop_call(jinja *j, const jinja_loop *loop, jinja_value items, jinja_value *out);
 /* *out = MISSING if there is no such attribute. */
-bool jinja_loop_attribute(jinja *j, jinja_loop *loop, const jinja_string *name, jinja_value *out);
-bool jinja_macro_attribute(jinja *j, const jinja_macro *macro, const jinja_string *name,
-                           jinja_value *out);
+bool moe_jinja_loop_attribute(jinja *j, jinja_loop *loop, const jinja_string *name,
+                              jinja_value *out);
+bool moe_jinja_macro_attribute(jinja *j, const jinja_macro *macro, const jinja_string *name,
+                               jinja_value *out);
 
 #endif

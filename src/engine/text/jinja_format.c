@@ -31,16 +31,16 @@ typedef struct format_spec {
 static bool write_padded(jinja *j, const format_spec *spec, const char *head, const char *body,
                          size_t body_len, char default_align)
 {
-    size_t head_len = strlen(head), n_chars = head_len + jinja_utf8_count(body, body_len);
+    size_t head_len = strlen(head), n_chars = head_len + moe_jinja_utf8_count(body, body_len);
     size_t gap = spec->width > n_chars ? spec->width - n_chars : 0;
     char align = spec->align != 0 ? spec->align : default_align;
     size_t left = align == '>' ? gap : align == '^' ? gap / 2 : 0;
     size_t middle = align == '=' ? gap : 0;
-    return jinja_write_repeat(j, spec->fill, spec->fill_len, left) &&
-           jinja_write(j, head, head_len) &&
-           jinja_write_repeat(j, spec->fill, spec->fill_len, middle) &&
-           jinja_write(j, body, body_len) &&
-           jinja_write_repeat(j, spec->fill, spec->fill_len, gap - left - middle);
+    return moe_jinja_write_repeat(j, spec->fill, spec->fill_len, left) &&
+           moe_jinja_write(j, head, head_len) &&
+           moe_jinja_write_repeat(j, spec->fill, spec->fill_len, middle) &&
+           moe_jinja_write(j, body, body_len) &&
+           moe_jinja_write_repeat(j, spec->fill, spec->fill_len, gap - left - middle);
 }
 
 /* Digits of an integer part with a separator every `group` digits. */
@@ -68,7 +68,7 @@ static bool write_number(jinja *j, format_spec spec, bool negative, const char *
                                 : "",
              prefix);
     if (spec.grouping != 0) {
-        grouped = jinja_alloc(j, strlen(digits) + 1, 2);
+        grouped = moe_jinja_alloc(j, strlen(digits) + 1, 2);
         if (grouped == NULL)
             return false;
         group_digits(digits, spec.grouping, spec.type, grouped);
@@ -103,7 +103,7 @@ static bool write_integer(jinja *j, const format_spec *spec, int64_t value)
 
 static bool write_float(jinja *j, const format_spec *spec, double value)
 {
-    char *digits = jinja_alloc(j, NUMBER_SIZE, 1), format[8];
+    char *digits = moe_jinja_alloc(j, NUMBER_SIZE, 1), format[8];
     char type = spec->type == 0 || spec->type == 'n' ? 'g' : spec->type;
     int precision = spec->precision >= 0 ? spec->precision : 6;
     bool negative = signbit(value) && !isnan(value);
@@ -112,7 +112,7 @@ static bool write_float(jinja *j, const format_spec *spec, double value)
     if (negative)
         value = -value;
     if (spec->type == 0 && spec->precision < 0) {
-        jinja_float_repr(value, digits);
+        moe_jinja_float_repr(value, digits);
         return write_number(j, *spec, negative, "", digits);
     }
     if (type == '%')
@@ -131,7 +131,7 @@ static bool write_text(jinja *j, const format_spec *spec, const jinja_string *s)
 {
     size_t len = s->len;
     if (spec->precision >= 0 && (size_t)spec->precision < s->n_chars)
-        len = jinja_utf8_offset(s, (size_t)spec->precision);
+        len = moe_jinja_utf8_offset(s, (size_t)spec->precision);
     return write_padded(j, spec, "", s->data, len, '<');
 }
 
@@ -139,41 +139,41 @@ static bool write_character(jinja *j, const format_spec *spec, int64_t code, cha
 {
     char text[4];
     if (code < 0 || code > 0x10FFFF || (code >= 0xD800 && code < 0xE000))
-        return jinja_fail(j, "%%c needs the code of a character");
-    return write_padded(j, spec, "", text, jinja_utf8_encode((int32_t)code, text), align);
+        return moe_jinja_fail(j, "%%c needs the code of a character");
+    return write_padded(j, spec, "", text, moe_jinja_utf8_encode((int32_t)code, text), align);
 }
 
 /* repr(v) as ASCII: other characters become escapes. */
 static bool ascii_of(jinja *j, jinja_value v, jinja_value *out)
 {
     jinja_value text;
-    size_t mark = jinja_mark(j);
-    if (!jinja_write_repr(j, v) || !jinja_take(j, mark, false, &text))
+    size_t mark = moe_jinja_mark(j);
+    if (!moe_jinja_write_repr(j, v) || !moe_jinja_take(j, mark, false, &text))
         return false;
     for (size_t i = 0; i < text.s->len;) {
         int32_t cp;
         char escape[16];
-        i += jinja_utf8_decode(text.s->data + i, &cp);
+        i += moe_jinja_utf8_decode(text.s->data + i, &cp);
         int n = snprintf(escape, sizeof escape,
                          cp < 0x80      ? "%c"
                          : cp < 0x100   ? "\\x%02x"
                          : cp < 0x10000 ? "\\u%04x"
                                         : "\\U%08x",
                          (unsigned)cp);
-        if (!jinja_write(j, escape, (size_t)n))
+        if (!moe_jinja_write(j, escape, (size_t)n))
             return false;
     }
-    return jinja_take(j, mark, false, out);
+    return moe_jinja_take(j, mark, false, out);
 }
 
 static bool convert(jinja *j, jinja_value v, char how, jinja_value *out)
 {
-    size_t mark = jinja_mark(j);
+    size_t mark = moe_jinja_mark(j);
     if (how == 'a')
         return ascii_of(j, v, out);
     if (how == 'r')
-        return jinja_write_repr(j, v) && jinja_take(j, mark, false, out);
-    return jinja_write_str(j, v) && jinja_take(j, mark, false, out);
+        return moe_jinja_write_repr(j, v) && moe_jinja_take(j, mark, false, out);
+    return moe_jinja_write_str(j, v) && moe_jinja_take(j, mark, false, out);
 }
 
 /* --- the % operator --------------------------------------------------------------------------- */
@@ -187,7 +187,7 @@ typedef struct percent_args {
 static bool next_arg(jinja *j, percent_args *args, jinja_value *out)
 {
     if (args->used >= args->n)
-        return jinja_fail(j, "not enough arguments for format string");
+        return moe_jinja_fail(j, "not enough arguments for format string");
     *out = args->current.kind == JINJA_TUPLE ? args->current.a->items[args->used] : args->current;
     args->used++;
     return true;
@@ -204,14 +204,14 @@ static bool read_count(jinja *j, const char **at, const char *end, percent_args 
         if (!next_arg(j, args, &v))
             return false;
         if (!jinja_is_integer(v))
-            return jinja_fail(j, "* wants int");
+            return moe_jinja_fail(j, "* wants int");
         *count = jinja_integer(v);
     } else {
         for (; *at < end && **at >= '0' && **at <= '9' && *count <= MAX_WIDTH; (*at)++)
             *count = *count * 10 + (**at - '0');
     }
     if (*count > MAX_WIDTH || *count < -MAX_WIDTH)
-        return jinja_fail(j, "format width is too large");
+        return moe_jinja_fail(j, "format width is too large");
     return true;
 }
 
@@ -240,13 +240,13 @@ static bool read_percent_spec(jinja *j, const char **at, const char *end, percen
         if (!read_count(j, at, end, args, &count))
             return false;
         if (count > MAX_PRECISION)
-            return jinja_fail(j, "precision too large");
+            return moe_jinja_fail(j, "precision too large");
         spec->precision = count < 0 ? 0 : (int)count;
     }
     while (*at < end && (**at == 'h' || **at == 'l' || **at == 'L'))
         (*at)++;
     if (*at >= end)
-        return jinja_fail(j, "incomplete format");
+        return moe_jinja_fail(j, "incomplete format");
     spec->type = *(*at)++;
     return true;
 }
@@ -255,15 +255,15 @@ static bool write_percent_number(jinja *j, format_spec *spec, jinja_value v)
 {
     bool is_float = strchr("eEfFgG", spec->type) != NULL;
     if (v.kind != JINJA_FLOAT && !jinja_is_integer(v))
-        return jinja_fail(j, "%%%c format: a real number is required, not %s", spec->type,
-                          jinja_type_name(v));
+        return moe_jinja_fail(j, "%%%c format: a real number is required, not %s", spec->type,
+                              moe_jinja_type_name(v));
     if (is_float)
         return write_float(j, spec, v.kind == JINJA_FLOAT ? v.f : (double)jinja_integer(v));
     if (v.kind == JINJA_FLOAT) {
         if (strchr("oxX", spec->type) != NULL)
-            return jinja_fail(j, "%%%c format: an integer is required, not float", spec->type);
+            return moe_jinja_fail(j, "%%%c format: an integer is required, not float", spec->type);
         if (!(v.f > -9.2e18 && v.f < 9.2e18))
-            return jinja_fail(j, "the number does not fit a 64-bit integer");
+            return moe_jinja_fail(j, "the number does not fit a 64-bit integer");
         v = jinja_int((int64_t)v.f);
     }
     if (strchr("diu", spec->type) != NULL)
@@ -285,14 +285,14 @@ static bool write_percent_number(jinja *j, format_spec *spec, jinja_value v)
 
 static bool write_percent_value(jinja *j, format_spec *spec, jinja_value v, bool safe)
 {
-    size_t mark = jinja_mark(j);
+    size_t mark = moe_jinja_mark(j);
     switch (spec->type) {
     case 's':
     case 'r':
     case 'a':
         if (!convert(j, v, spec->type, &v))
             return false;
-        if (safe && (!jinja_write_escaped(j, v) || !jinja_take(j, mark, false, &v)))
+        if (safe && (!moe_jinja_write_escaped(j, v) || !moe_jinja_take(j, mark, false, &v)))
             return false;
         if (spec->align == 0)
             spec->align = '>';
@@ -301,11 +301,11 @@ static bool write_percent_value(jinja *j, format_spec *spec, jinja_value v, bool
         if (v.kind == JINJA_STRING && v.s->n_chars == 1)
             return write_padded(j, spec, "", v.s->data, v.s->len, '>');
         if (!jinja_is_integer(v))
-            return jinja_fail(j, "%%c requires int or char");
+            return moe_jinja_fail(j, "%%c requires int or char");
         return write_character(j, spec, jinja_integer(v), '>');
     default:
         if (spec->type == '\0' || strchr("diuoxXeEfFgG", spec->type) == NULL)
-            return jinja_fail(j, "unsupported format character");
+            return moe_jinja_fail(j, "unsupported format character");
         return write_percent_number(j, spec, v);
     }
 }
@@ -320,36 +320,37 @@ static bool read_key(jinja *j, const char **at, const char *end, percent_args *a
     for ((*at)++; *at < end && depth > 0; (*at)++)
         depth += **at == '(' ? 1 : **at == ')' ? -1 : 0;
     if (depth > 0)
-        return jinja_fail(j, "incomplete format key");
+        return moe_jinja_fail(j, "incomplete format key");
     if (args->all.kind != JINJA_DICT)
-        return jinja_fail(j, "format requires a mapping");
-    if (!jinja_string_share(j, from, (size_t)(*at - 1 - from), false, &key) ||
-        !jinja_dict_get(j, args->all.d, key, &found))
+        return moe_jinja_fail(j, "format requires a mapping");
+    if (!moe_jinja_string_share(j, from, (size_t)(*at - 1 - from), false, &key) ||
+        !moe_jinja_dict_get(j, args->all.d, key, &found))
         return false;
     if (found == NULL)
-        return jinja_fail(j, "the format key '%.*s' is not in the mapping",
-                          key.s->len < 60 ? (int)key.s->len : 60, key.s->data);
+        return moe_jinja_fail(j, "the format key '%.*s' is not in the mapping",
+                              key.s->len < 60 ? (int)key.s->len : 60, key.s->data);
     args->current = *found;
     args->used = 0;
     args->n = 1;
     if (found->kind == JINJA_TUPLE) { /* a tuple is one value here */
-        if (!jinja_array_new(j, JINJA_TUPLE, 1, &args->current))
+        if (!moe_jinja_array_new(j, JINJA_TUPLE, 1, &args->current))
             return false;
         args->current.a->items[0] = *found;
     }
     return true;
 }
 
-bool jinja_format_percent(jinja *j, const jinja_string *format, jinja_value arg, jinja_value *out)
+bool moe_jinja_format_percent(jinja *j, const jinja_string *format, jinja_value arg,
+                              jinja_value *out)
 {
     const char *at = format->data, *end = at + format->len;
-    size_t mark = jinja_mark(j);
+    size_t mark = moe_jinja_mark(j);
     percent_args args = {arg, arg, 0, arg.kind == JINJA_TUPLE ? arg.a->len : 1};
     bool is_mapping = arg.kind == JINJA_DICT || arg.kind == JINJA_LIST || arg.kind == JINJA_RANGE ||
                       arg.kind == JINJA_UNDEFINED;
     while (at < end) {
         const char *percent = memchr(at, '%', (size_t)(end - at));
-        if (!jinja_write(j, at, (size_t)((percent != NULL ? percent : end) - at)))
+        if (!moe_jinja_write(j, at, (size_t)((percent != NULL ? percent : end) - at)))
             return false;
         if (percent == NULL)
             break;
@@ -360,7 +361,7 @@ bool jinja_format_percent(jinja *j, const jinja_string *format, jinja_value arg,
             !read_percent_spec(j, &at, end, &args, &spec))
             return false;
         if (spec.type == '%') {
-            if (!jinja_write_char(j, '%'))
+            if (!moe_jinja_write_char(j, '%'))
                 return false;
             continue;
         }
@@ -368,8 +369,8 @@ bool jinja_format_percent(jinja *j, const jinja_string *format, jinja_value arg,
             return false;
     }
     if (args.used < args.n && !is_mapping)
-        return jinja_fail(j, "not all arguments converted during string formatting");
-    return jinja_take(j, mark, format->safe, out);
+        return moe_jinja_fail(j, "not all arguments converted during string formatting");
+    return moe_jinja_take(j, mark, format->safe, out);
 }
 
 /* --- str.format ------------------------------------------------------------------------------- */
@@ -384,7 +385,7 @@ static bool read_digits(jinja *j, const char **at, const char *end, size_t limit
     for (*number = 0; *at < end && **at >= '0' && **at <= '9'; (*at)++) {
         *number = *number * 10 + (size_t)(**at - '0');
         if (*number > limit)
-            return jinja_fail(j, "a number in the format is too large");
+            return moe_jinja_fail(j, "a number in the format is too large");
     }
     return true;
 }
@@ -393,7 +394,7 @@ static bool read_brace_spec(jinja *j, const jinja_string *s, format_spec *spec)
 {
     const char *at = s->data, *end = at + s->len;
     int32_t cp;
-    size_t n = s->len > 0 ? jinja_utf8_decode(at, &cp) : 0, number;
+    size_t n = s->len > 0 ? moe_jinja_utf8_decode(at, &cp) : 0, number;
     *spec = (format_spec){.fill = " ", .fill_len = 1, .precision = -1};
     if (s->len > n && n > 0 && is_align(at[n])) {
         spec->fill = at;
@@ -422,14 +423,14 @@ static bool read_brace_spec(jinja *j, const jinja_string *s, format_spec *spec)
     if (at < end && *at == '.') {
         at++;
         if (at >= end || *at < '0' || *at > '9')
-            return jinja_fail(j, "format specifier missing precision");
+            return moe_jinja_fail(j, "format specifier missing precision");
         if (!read_digits(j, &at, end, MAX_PRECISION, &number))
             return false;
         spec->precision = (int)number;
     }
     if (at < end)
         spec->type = *at++;
-    return at == end || jinja_fail(j, "invalid format specifier");
+    return at == end || moe_jinja_fail(j, "invalid format specifier");
 }
 
 static bool write_field(jinja *j, jinja_value v, const jinja_string *spec_text)
@@ -437,26 +438,27 @@ static bool write_field(jinja *j, jinja_value v, const jinja_string *spec_text)
     format_spec spec;
     bool is_integer = jinja_is_integer(v);
     if (spec_text->len == 0)
-        return jinja_write_str(j, v);
+        return moe_jinja_write_str(j, v);
     if (v.kind != JINJA_STRING && v.kind != JINJA_FLOAT && !is_integer)
-        return jinja_fail(j, "unsupported format string passed to %s.__format__",
-                          jinja_type_name(v));
+        return moe_jinja_fail(j, "unsupported format string passed to %s.__format__",
+                              moe_jinja_type_name(v));
     if (!read_brace_spec(j, spec_text, &spec))
         return false;
     if (v.kind == JINJA_STRING) {
         if ((spec.type != 0 && spec.type != 's') || spec.sign != 0 || spec.align == '=' ||
             spec.grouping != 0 || spec.alternate)
-            return jinja_fail(j, "invalid format specifier for a string");
+            return moe_jinja_fail(j, "invalid format specifier for a string");
         return write_text(j, &spec, v.s);
     }
     if (is_integer && (spec.type == 0 || strchr("bdoxXnc", spec.type) != NULL)) {
         if (spec.precision >= 0)
-            return jinja_fail(j, "precision not allowed in integer format specifier");
+            return moe_jinja_fail(j, "precision not allowed in integer format specifier");
         return spec.type == 'c' ? write_character(j, &spec, jinja_integer(v), '<')
                                 : write_integer(j, &spec, jinja_integer(v));
     }
     if (spec.type != 0 && strchr("eEfFgGn%", spec.type) == NULL)
-        return jinja_fail(j, "unknown format code for an object of type '%s'", jinja_type_name(v));
+        return moe_jinja_fail(j, "unknown format code for an object of type '%s'",
+                              moe_jinja_type_name(v));
     return write_float(j, &spec, is_integer ? (double)jinja_integer(v) : v.f);
 }
 
@@ -475,13 +477,13 @@ static bool get_argument(jinja *j, brace_state *state, const char *name, size_t 
         index = index * 10 + (size_t)(name[n_digits++] - '0');
     if (n_digits == len) {
         if ((len == 0 && state->numbering < 0) || (len > 0 && state->numbering > 0))
-            return jinja_fail(j, "can't mix automatic and manual field numbering");
+            return moe_jinja_fail(j, "can't mix automatic and manual field numbering");
         if (len == 0)
             index = (size_t)state->numbering++;
         else
             state->numbering = -1;
         if (index >= state->args->n_pos)
-            return jinja_fail(j, "replacement index %zu out of range", index);
+            return moe_jinja_fail(j, "replacement index %zu out of range", index);
         *out = state->args->pos[index];
         return true;
     }
@@ -492,7 +494,7 @@ static bool get_argument(jinja *j, brace_state *state, const char *name, size_t 
             return true;
         }
     }
-    return jinja_fail(j, "format() has no argument '%.*s'", len < 60 ? (int)len : 60, name);
+    return moe_jinja_fail(j, "format() has no argument '%.*s'", len < 60 ? (int)len : 60, name);
 }
 
 /* "0.name[key]" and the like. */
@@ -512,19 +514,20 @@ static bool get_field(jinja *j, brace_state *state, const char *at, const char *
             at++;
         size_t len = (size_t)(at - from), n_digits = 0;
         if (len == 0 || (is_item && at == end))
-            return jinja_fail(j, "empty attribute in format string");
+            return moe_jinja_fail(j, "empty attribute in format string");
         int64_t index = 0;
         while (n_digits < len && n_digits < 18 && from[n_digits] >= '0' && from[n_digits] <= '9')
             index = index * 10 + (from[n_digits++] - '0');
         if (is_item && n_digits == len)
             key = jinja_int(index);
-        else if (!jinja_intern(j, from, len, &key))
+        else if (!moe_jinja_intern(j, from, len, &key))
             return false;
-        if (!(is_item ? jinja_getitem(j, *out, key, out) : jinja_getattr(j, *out, key, out)))
+        if (!(is_item ? moe_jinja_getitem(j, *out, key, out)
+                      : moe_jinja_getattr(j, *out, key, out)))
             return false;
         at += is_item;
         if (is_item && at < end && *at != '.' && *at != '[')
-            return jinja_fail(j, "only '.' or '[' may follow ']' in format field specifier");
+            return moe_jinja_fail(j, "only '.' or '[' may follow ']' in format field specifier");
     }
     return true;
 }
@@ -538,67 +541,68 @@ static bool write_replacement(jinja *j, const char *at, const char *end, brace_s
     const char *name = at;
     char conversion = 0;
     jinja_value v, spec;
-    size_t mark = jinja_mark(j);
+    size_t mark = moe_jinja_mark(j);
     for (bool in_item = false; at < end && (in_item || (*at != ':' && *at != '!')); at++)
         in_item = *at == '[' || (in_item && *at != ']');
     const char *name_end = at;
     if (at < end && *at == '!') {
         if (end - at < 2 || (end - at > 2 && at[2] != ':'))
-            return jinja_fail(j, "expected ':' after conversion specifier");
+            return moe_jinja_fail(j, "expected ':' after conversion specifier");
         conversion = at[1];
         at += 2;
     }
     if (!get_field(j, state, name, name_end, &v))
         return false;
     if (conversion != 0 && strchr("sra", conversion) == NULL)
-        return jinja_fail(j, "unknown conversion specifier");
+        return moe_jinja_fail(j, "unknown conversion specifier");
     if (conversion != 0 && !convert(j, v, conversion, &v))
         return false;
     if (at < end)
         at++;
-    if (!write_braces(j, at, end, state, nesting + 1) || !jinja_take(j, mark, false, &spec))
+    if (!write_braces(j, at, end, state, nesting + 1) || !moe_jinja_take(j, mark, false, &spec))
         return false;
     if (!state->safe || nesting > 0 || (v.kind == JINJA_STRING && v.s->safe))
         return write_field(j, v, spec.s);
-    return write_field(j, v, spec.s) && jinja_take(j, mark, false, &v) && jinja_write_escaped(j, v);
+    return write_field(j, v, spec.s) && moe_jinja_take(j, mark, false, &v) &&
+           moe_jinja_write_escaped(j, v);
 }
 
 static bool write_braces(jinja *j, const char *at, const char *end, brace_state *state, int nesting)
 {
     if (nesting > 2)
-        return jinja_fail(j, "max string recursion exceeded");
+        return moe_jinja_fail(j, "max string recursion exceeded");
     while (at < end) {
         const char *from = at;
         while (at < end && *at != '{' && *at != '}')
             at++;
-        if (!jinja_write(j, from, (size_t)(at - from)))
+        if (!moe_jinja_write(j, from, (size_t)(at - from)))
             return false;
         if (at == end)
             return true;
         if (at + 1 < end && at[1] == *at) {
-            if (!jinja_write_char(j, *at))
+            if (!moe_jinja_write_char(j, *at))
                 return false;
             at += 2;
             continue;
         }
         if (*at == '}')
-            return jinja_fail(j, "single '}' encountered in format string");
+            return moe_jinja_fail(j, "single '}' encountered in format string");
         int depth = 1;
         for (from = ++at; at < end && depth > 0; at++)
             depth += *at == '{' ? 1 : *at == '}' ? -1 : 0;
         if (depth > 0)
-            return jinja_fail(j, "expected '}' before end of string");
+            return moe_jinja_fail(j, "expected '}' before end of string");
         if (!write_replacement(j, from, at - 1, state, nesting))
             return false;
     }
     return true;
 }
 
-bool jinja_format_braces(jinja *j, const jinja_string *format, const jinja_args *args,
-                         jinja_value *out)
+bool moe_jinja_format_braces(jinja *j, const jinja_string *format, const jinja_args *args,
+                             jinja_value *out)
 {
     brace_state state = {.args = args, .safe = format->safe};
-    size_t mark = jinja_mark(j);
+    size_t mark = moe_jinja_mark(j);
     return write_braces(j, format->data, format->data + format->len, &state, 0) &&
-           jinja_take(j, mark, format->safe, out);
+           moe_jinja_take(j, mark, format->safe, out);
 }

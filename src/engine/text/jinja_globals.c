@@ -24,29 +24,29 @@ FUNCTION(global_range)
         if (a[i].kind == JINJA_MISSING)
             continue;
         if (!jinja_is_integer(a[i]))
-            return jinja_fail(j, "'%s' object cannot be interpreted as an integer",
-                              jinja_type_name(a[i]));
+            return moe_jinja_fail(j, "'%s' object cannot be interpreted as an integer",
+                                  moe_jinja_type_name(a[i]));
         bounds[given == 1 && i == 0 ? 1 : i] = jinja_integer(a[i]);
     }
     int64_t start = bounds[0], stop = bounds[1], step = bounds[2];
     if (step == 0)
-        return jinja_fail(j, "range() arg 3 must not be zero");
-    jinja_range *range = jinja_alloc(j, 1, sizeof *range);
+        return moe_jinja_fail(j, "range() arg 3 must not be zero");
+    jinja_range *range = moe_jinja_alloc(j, 1, sizeof *range);
     if (range == NULL)
         return false;
     *range = (jinja_range){.start = start, .step = step};
     if (step > 0 ? start < stop : start > stop) {
         uint64_t stride = step > 0 ? (uint64_t)step : -(uint64_t)step;
         if (__builtin_sub_overflow(step > 0 ? stop : start, step > 0 ? start : stop, &span))
-            return jinja_fail(j, "range is too big");
+            return moe_jinja_fail(j, "range is too big");
         uint64_t len = ((uint64_t)span - 1) / stride + 1;
         if (len > MAX_RANGE)
-            return jinja_fail(j, "range is too big: more than %d items", MAX_RANGE);
+            return moe_jinja_fail(j, "range is too big: more than %d items", MAX_RANGE);
         range->len = (size_t)len;
         /* one step past the last item must be a number too */
         if (__builtin_mul_overflow((int64_t)len, step, &end) ||
             __builtin_add_overflow(start, end, &end))
-            return jinja_fail(j, "range is too big");
+            return moe_jinja_fail(j, "range is too big");
     }
     *out = (jinja_value){.kind = JINJA_RANGE, .range = range};
     return true;
@@ -56,14 +56,14 @@ FUNCTION(global_range)
 static bool add_pairs(jinja *j, jinja_dict *dict, jinja_value pairs)
 {
     jinja_value list, pair;
-    if (!jinja_list_of(j, pairs, &list))
+    if (!moe_jinja_list_of(j, pairs, &list))
         return false;
     for (size_t i = 0; i < list.a->len; i++) {
-        if (!jinja_list_of(j, list.a->items[i], &pair))
+        if (!moe_jinja_list_of(j, list.a->items[i], &pair))
             return false;
         if (pair.a->len != 2)
-            return jinja_fail(j, "dict() needs pairs of a key and a value");
-        if (!jinja_dict_set(j, dict, pair.a->items[0], pair.a->items[1]))
+            return moe_jinja_fail(j, "dict() needs pairs of a key and a value");
+        if (!moe_jinja_dict_set(j, dict, pair.a->items[0], pair.a->items[1]))
             return false;
     }
     return true;
@@ -73,21 +73,21 @@ static bool add_pairs(jinja *j, jinja_dict *dict, jinja_value pairs)
 FUNCTION(global_dict)
 {
     (void)self, (void)a;
-    if (!jinja_dict_new(j, out))
+    if (!moe_jinja_dict_new(j, out))
         return false;
     if (args->n_pos > 1)
-        return jinja_fail(j, "dict expected at most 1 argument, got %zu", args->n_pos);
+        return moe_jinja_fail(j, "dict expected at most 1 argument, got %zu", args->n_pos);
     if (args->n_pos == 1 && args->pos[0].kind == JINJA_DICT) {
         const jinja_dict *from = args->pos[0].d;
         for (size_t i = 0; i < from->len; i++) {
-            if (!jinja_dict_set(j, out->d, from->entries[i].key, from->entries[i].value))
+            if (!moe_jinja_dict_set(j, out->d, from->entries[i].key, from->entries[i].value))
                 return false;
         }
     } else if (args->n_pos == 1 && !add_pairs(j, out->d, args->pos[0])) {
         return false;
     }
     for (size_t i = 0; i < args->n_named; i++) {
-        if (!jinja_dict_set(j, out->d, args->names[i], args->values[i]))
+        if (!moe_jinja_dict_set(j, out->d, args->names[i], args->values[i]))
             return false;
     }
     return true;
@@ -105,8 +105,8 @@ FUNCTION(global_cycler)
 {
     (void)self, (void)a;
     if (args->n_pos == 0 || args->n_named > 0)
-        return jinja_fail(j, "at least one item has to be provided");
-    jinja_cycler *cycler = jinja_alloc(j, 1, sizeof *cycler);
+        return moe_jinja_fail(j, "at least one item has to be provided");
+    jinja_cycler *cycler = moe_jinja_alloc(j, 1, sizeof *cycler);
     if (cycler == NULL)
         return false;
     cycler->items = (jinja_array){args->pos, args->n_pos};
@@ -117,12 +117,13 @@ FUNCTION(global_cycler)
 FUNCTION(global_joiner)
 {
     (void)self, (void)args;
-    jinja_joiner *joiner = jinja_alloc(j, 1, sizeof *joiner);
+    jinja_joiner *joiner = moe_jinja_alloc(j, 1, sizeof *joiner);
     if (joiner == NULL)
         return false;
     joiner->separator = a[0];
     *out = (jinja_value){.kind = JINJA_JOINER, .joiner = joiner};
-    return a[0].kind != JINJA_MISSING || jinja_string_share(j, ", ", 2, false, &joiner->separator);
+    return a[0].kind != JINJA_MISSING ||
+           moe_jinja_string_share(j, ", ", 2, false, &joiner->separator);
 }
 
 /* The message becomes the error's, as it is. */
@@ -130,10 +131,10 @@ FUNCTION(global_raise_exception)
 {
     (void)self, (void)args, (void)out;
     jinja_value text;
-    if (!jinja_to_string(j, a[0], &text))
+    if (!moe_jinja_to_string(j, a[0], &text))
         return false;
     int len = text.s->len < sizeof j->message ? (int)text.s->len : (int)sizeof j->message;
-    jinja_fail(j, "%.*s", len, text.s->data);
+    moe_jinja_fail(j, "%.*s", len, text.s->data);
     j->plain = true;
     return false;
 }
@@ -141,23 +142,23 @@ FUNCTION(global_raise_exception)
 /* The format with what Python, but not C, defines for a time without a zone. */
 static bool prepare_time_format(jinja *j, const jinja_string *format, jinja_value *out)
 {
-    size_t mark = jinja_mark(j);
+    size_t mark = moe_jinja_mark(j);
     for (size_t i = 0; i < format->len; i++) {
         const char *at = format->data + i;
         char next = i + 1 < format->len ? at[1] : '\0';
         bool ok = true;
         if (*at == '\0')
-            return jinja_fail(j, "embedded null character in a time format");
+            return moe_jinja_fail(j, "embedded null character in a time format");
         if (*at == '%' && next == 'f')
-            ok = jinja_write(j, "000000", 6);
+            ok = moe_jinja_write(j, "000000", 6);
         else if (*at != '%' || (next != 'z' && next != 'Z'))
-            ok = jinja_write(j, at, *at == '%' && next != '\0' ? 2 : 1);
+            ok = moe_jinja_write(j, at, *at == '%' && next != '\0' ? 2 : 1);
         if (!ok)
             return false;
         i += *at == '%' && next != '\0';
     }
     /* a last character that is cut off again: an empty result and a full buffer differ */
-    return jinja_write(j, ".", 2) && jinja_take(j, mark, false, out);
+    return moe_jinja_write(j, ".", 2) && moe_jinja_take(j, mark, false, out);
 }
 
 FUNCTION(global_strftime_now)
@@ -167,22 +168,22 @@ FUNCTION(global_strftime_now)
     time_t now = (time_t)j->now;
     jinja_value format;
     if (a[0].kind != JINJA_STRING)
-        return jinja_fail(j, "strftime_now() needs a string");
+        return moe_jinja_fail(j, "strftime_now() needs a string");
     if (localtime_r(&now, &tm) == NULL)
-        return jinja_fail(j, "the time can't be shown as a date");
+        return moe_jinja_fail(j, "the time can't be shown as a date");
     if (!prepare_time_format(j, a[0].s, &format))
         return false;
     for (size_t size = 256; size <= MAX_TIME_TEXT; size *= 4) {
-        char *text = jinja_alloc(j, size, 1);
+        char *text = moe_jinja_alloc(j, size, 1);
         if (text == NULL)
             return false;
         size_t len = strftime(text, size, format.s->data, &tm);
         if (len > 0)
-            return jinja_utf8_valid(text, len - 1)
-                       ? jinja_string_share(j, text, len - 1, false, out)
-                       : jinja_fail(j, "the date is not valid UTF-8");
+            return moe_jinja_utf8_valid(text, len - 1)
+                       ? moe_jinja_string_share(j, text, len - 1, false, out)
+                       : moe_jinja_fail(j, "the date is not valid UTF-8");
     }
-    return jinja_fail(j, "the date is too long");
+    return moe_jinja_fail(j, "the date is too long");
 }
 
 static const jinja_builtin globals[] = {
@@ -195,12 +196,12 @@ static const jinja_builtin globals[] = {
     {"strftime_now", "format", global_strftime_now},
 };
 
-bool jinja_add_globals(jinja *j, jinja_scope *scope)
+bool moe_jinja_add_globals(jinja *j, jinja_scope *scope)
 {
     for (size_t i = 0; i < sizeof globals / sizeof globals[0]; i++) {
         jinja_value name, function = {.kind = JINJA_FUNCTION, .function = &globals[i]};
-        if (!jinja_intern(j, globals[i].name, strlen(globals[i].name), &name) ||
-            !jinja_scope_set(j, scope, name.s, function))
+        if (!moe_jinja_intern(j, globals[i].name, strlen(globals[i].name), &name) ||
+            !moe_jinja_scope_set(j, scope, name.s, function))
             return false;
     }
     return true;

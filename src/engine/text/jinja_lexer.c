@@ -42,13 +42,13 @@ static const struct {
     {",", JINJA_TOK_COMMA},     {";", JINJA_TOK_SEMICOLON},
 };
 
-#define FAIL(lx, ...) ((lx)->j->line = (lx)->line, jinja_fail((lx)->j, __VA_ARGS__))
+#define FAIL(lx, ...) ((lx)->j->line = (lx)->line, moe_jinja_fail((lx)->j, __VA_ARGS__))
 
 static bool add_token(lexer *lx, jinja_token_kind kind, jinja_value value)
 {
     if (lx->n_tokens == lx->cap) {
         size_t cap = lx->cap == 0 ? 256 : lx->cap * 2;
-        jinja_token *tokens = jinja_alloc(lx->j, cap, sizeof *tokens);
+        jinja_token *tokens = moe_jinja_alloc(lx->j, cap, sizeof *tokens);
         if (tokens == NULL)
             return false;
         if (lx->n_tokens > 0)
@@ -70,8 +70,8 @@ static const char *skip_space(const lexer *lx, const char *at)
 {
     while (at < lx->end) {
         int32_t cp;
-        size_t n = jinja_utf8_decode(at, &cp);
-        if (!jinja_is_space(cp))
+        size_t n = moe_jinja_utf8_decode(at, &cp);
+        if (!moe_jinja_is_space(cp))
             break;
         at += n;
     }
@@ -95,8 +95,8 @@ static const char *strip_right(const char *from, const char *to)
         int32_t cp;
         while (at > from && ((unsigned char)*at & 0xC0) == 0x80)
             at--;
-        jinja_utf8_decode(at, &cp);
-        if (!jinja_is_space(cp))
+        moe_jinja_utf8_decode(at, &cp);
+        if (!moe_jinja_is_space(cp))
             break;
         to = at;
     }
@@ -117,7 +117,7 @@ static bool add_text(lexer *lx, const char *to, char sign, bool is_variable)
     }
     if (text_end > from) {
         jinja_value text;
-        if (!jinja_string_share(lx->j, from, (size_t)(text_end - from), false, &text) ||
+        if (!moe_jinja_string_share(lx->j, from, (size_t)(text_end - from), false, &text) ||
             !add_token(lx, JINJA_TOK_DATA, text))
             return false;
     }
@@ -309,7 +309,7 @@ static bool write_escape(lexer *lx, const char **at, const char *end)
     const char *letter = c != '\0' ? strchr(letters, c) : NULL;
     if (letter != NULL) {
         (*at)++;
-        return jinja_write_char(lx->j, meaning[letter - letters]);
+        return moe_jinja_write_char(lx->j, meaning[letter - letters]);
     }
     switch (c) {
     case '\n':
@@ -319,7 +319,7 @@ static bool write_escape(lexer *lx, const char **at, const char *end)
     case '\'':
     case '"':
         (*at)++;
-        return jinja_write_char(lx->j, c);
+        return moe_jinja_write_char(lx->j, c);
     case 'x':
     case 'u':
     case 'U': {
@@ -332,14 +332,14 @@ static bool write_escape(lexer *lx, const char **at, const char *end)
         return FAIL(lx, "character names in strings are not supported");
     default:
         if (!is_digit_of(c, 8))
-            return jinja_write_char(lx->j, '\\');
+            return moe_jinja_write_char(lx->j, '\\');
         code = read_code(at, end, 8, 1, 3);
         break;
     }
     if (code < 0 || (code >= 0xD800 && code < 0xE000))
         return FAIL(lx, "bad character escape in a string");
     char text[4];
-    return jinja_write(lx->j, text, jinja_utf8_encode(code, text));
+    return moe_jinja_write(lx->j, text, moe_jinja_utf8_encode(code, text));
 }
 
 static bool lex_string(lexer *lx)
@@ -358,10 +358,10 @@ static bool lex_string(lexer *lx)
         return FAIL(lx, "unexpected char '%c': the string has no end", quote);
     jinja_value value;
     if (!escapes) {
-        if (!jinja_string_share(lx->j, from, (size_t)(to - from), false, &value))
+        if (!moe_jinja_string_share(lx->j, from, (size_t)(to - from), false, &value))
             return false;
     } else {
-        size_t mark = jinja_mark(lx->j);
+        size_t mark = moe_jinja_mark(lx->j);
         for (const char *at = from; at < to;) {
             if (*at == '\\') {
                 at++;
@@ -371,11 +371,11 @@ static bool lex_string(lexer *lx)
             }
             const char *run = memchr(at, '\\', (size_t)(to - at));
             size_t n = (size_t)((run != NULL ? run : to) - at);
-            if (!jinja_write(lx->j, at, n))
+            if (!moe_jinja_write(lx->j, at, n))
                 return false;
             at += n;
         }
-        if (!jinja_take(lx->j, mark, false, &value))
+        if (!moe_jinja_take(lx->j, mark, false, &value))
             return false;
     }
     if (!add_token(lx, JINJA_TOK_STRING, value))
@@ -391,8 +391,8 @@ static const char *match_name(const lexer *lx, const char *at)
     const char *from = at;
     while (at < lx->end) {
         int32_t cp;
-        size_t n = jinja_utf8_decode(at, &cp);
-        if (cp != '_' && !jinja_is_alpha(cp) && !jinja_is_decimal(cp))
+        size_t n = moe_jinja_utf8_decode(at, &cp);
+        if (cp != '_' && !moe_jinja_is_alpha(cp) && !moe_jinja_is_decimal(cp))
             break;
         at += n;
     }
@@ -406,7 +406,7 @@ static bool lex_operator(lexer *lx)
         i++;
     if (i == n) {
         int32_t cp;
-        size_t len = jinja_utf8_decode(lx->pos, &cp);
+        size_t len = moe_jinja_utf8_decode(lx->pos, &cp);
         return FAIL(lx, "unexpected char '%.*s'", (int)len, lx->pos);
     }
     char c = operators[i].text[0];
@@ -448,7 +448,7 @@ static bool lex_token(lexer *lx)
     }
     if ((to = match_name(lx, at)) != NULL) {
         jinja_value name;
-        if (!jinja_intern(lx->j, at, (size_t)(to - at), &name) ||
+        if (!moe_jinja_intern(lx->j, at, (size_t)(to - at), &name) ||
             !add_token(lx, JINJA_TOK_NAME, name))
             return false;
         advance(lx, to);
@@ -498,25 +498,25 @@ static const char *find_tag(const lexer *lx, const char *at)
 /* A copy with "\n" for every line end and without one at the end. */
 static bool normalize(jinja *j, const char *source, size_t len, jinja_value *out)
 {
-    size_t mark = jinja_mark(j);
+    size_t mark = moe_jinja_mark(j);
     for (size_t i = 0; i < len;) {
         const char *cr = memchr(source + i, '\r', len - i);
         size_t n = cr != NULL ? (size_t)(cr - source) - i : len - i;
-        if (!jinja_write(j, source + i, n))
+        if (!moe_jinja_write(j, source + i, n))
             return false;
         i += n;
         if (cr != NULL) {
-            if (!jinja_write_char(j, '\n'))
+            if (!moe_jinja_write_char(j, '\n'))
                 return false;
             i += i + 1 < len && source[i + 1] == '\n' ? 2 : 1;
         }
     }
-    if (jinja_mark(j) > mark && j->out->data[jinja_mark(j) - 1] == '\n')
+    if (moe_jinja_mark(j) > mark && j->out->data[moe_jinja_mark(j) - 1] == '\n')
         j->out->len--;
-    return jinja_take(j, mark, false, out);
+    return moe_jinja_take(j, mark, false, out);
 }
 
-bool jinja_lex(jinja *j, const char *source, size_t len, jinja_token **tokens)
+bool moe_jinja_lex(jinja *j, const char *source, size_t len, jinja_token **tokens)
 {
     jinja_value text;
     if (!normalize(j, source, len, &text))

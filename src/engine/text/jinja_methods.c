@@ -19,15 +19,15 @@ METHOD(dict_get)
 {
     (void)args;
     const jinja_value *found;
-    if (!jinja_dict_get(j, self.d, a[0], &found))
+    if (!moe_jinja_dict_get(j, self.d, a[0], &found))
         return false;
     *out = found != NULL ? *found : a[1].kind != JINJA_MISSING ? a[1] : jinja_none();
     return true;
 }
 
-bool jinja_dict_view(jinja *j, const jinja_dict *dict, jinja_view view, jinja_value *out)
+bool moe_jinja_dict_view(jinja *j, const jinja_dict *dict, jinja_view view, jinja_value *out)
 {
-    if (!jinja_array_new(j, JINJA_VIEW, dict->len, out))
+    if (!moe_jinja_array_new(j, JINJA_VIEW, dict->len, out))
         return false;
     out->variant = (uint8_t)view;
     for (size_t i = 0; i < dict->len; i++) {
@@ -37,7 +37,7 @@ bool jinja_dict_view(jinja *j, const jinja_dict *dict, jinja_view view, jinja_va
             *item = view == JINJA_KEYS ? entry->key : entry->value;
             continue;
         }
-        if (!jinja_array_new(j, JINJA_TUPLE, 2, item))
+        if (!moe_jinja_array_new(j, JINJA_TUPLE, 2, item))
             return false;
         item->a->items[0] = entry->key;
         item->a->items[1] = entry->value;
@@ -48,19 +48,19 @@ bool jinja_dict_view(jinja *j, const jinja_dict *dict, jinja_view view, jinja_va
 METHOD(dict_keys)
 {
     (void)args, (void)a;
-    return jinja_dict_view(j, self.d, JINJA_KEYS, out);
+    return moe_jinja_dict_view(j, self.d, JINJA_KEYS, out);
 }
 
 METHOD(dict_values)
 {
     (void)args, (void)a;
-    return jinja_dict_view(j, self.d, JINJA_VALUES, out);
+    return moe_jinja_dict_view(j, self.d, JINJA_VALUES, out);
 }
 
 METHOD(dict_items)
 {
     (void)args, (void)a;
-    return jinja_dict_view(j, self.d, JINJA_ITEMS, out);
+    return moe_jinja_dict_view(j, self.d, JINJA_ITEMS, out);
 }
 
 /* copy(): nothing can change the original. */
@@ -68,7 +68,7 @@ METHOD(copy)
 {
     (void)args, (void)a;
     *out = self;
-    return jinja_step(j, 1);
+    return moe_jinja_step(j, 1);
 }
 
 /* --- lists and tuples ------------------------------------------------------------------------- */
@@ -79,7 +79,7 @@ METHOD(array_count)
     int64_t n = 0;
     for (size_t i = 0; i < self.a->len; i++) {
         bool equal;
-        if (!jinja_step(j, 1) || !jinja_equal(j, self.a->items[i], a[0], &equal))
+        if (!moe_jinja_step(j, 1) || !moe_jinja_equal(j, self.a->items[i], a[0], &equal))
             return false;
         n += equal;
     }
@@ -95,20 +95,20 @@ METHOD(array_index)
         if (a[1 + i].kind == JINJA_MISSING)
             continue;
         if (!jinja_is_integer(a[1 + i]))
-            return jinja_fail(j, "slice indices must be integers");
+            return moe_jinja_fail(j, "slice indices must be integers");
         int64_t at = jinja_integer(a[1 + i]);
         bounds[i] = at < -n ? 0 : at < 0 ? at + n : at > n ? n : at;
     }
     for (int64_t i = bounds[0]; i < bounds[1]; i++) {
         bool equal;
-        if (!jinja_step(j, 1) || !jinja_equal(j, self.a->items[i], a[0], &equal))
+        if (!moe_jinja_step(j, 1) || !moe_jinja_equal(j, self.a->items[i], a[0], &equal))
             return false;
         if (equal) {
             *out = jinja_int(i);
             return true;
         }
     }
-    return jinja_fail(j, "the value is not in the %s", jinja_type_name(self));
+    return moe_jinja_fail(j, "the value is not in the %s", moe_jinja_type_name(self));
 }
 
 /* --- loops and cyclers ------------------------------------------------------------------------ */
@@ -117,7 +117,7 @@ METHOD(loop_cycle)
 {
     (void)a;
     if (args->n_pos == 0 || args->n_named > 0)
-        return jinja_fail(j, "no items for cycling given");
+        return moe_jinja_fail(j, "no items for cycling given");
     *out = args->pos[(size_t)self.loop->index0 % args->n_pos];
     return true;
 }
@@ -128,12 +128,12 @@ METHOD(loop_changed)
     jinja_value now;
     bool same = false;
     if (args->n_named > 0)
-        return jinja_fail(j, "changed() takes no keyword arguments");
-    if (!jinja_array_new(j, JINJA_TUPLE, args->n_pos, &now))
+        return moe_jinja_fail(j, "changed() takes no keyword arguments");
+    if (!moe_jinja_array_new(j, JINJA_TUPLE, args->n_pos, &now))
         return false;
     if (args->n_pos > 0)
         memcpy(now.a->items, args->pos, args->n_pos * sizeof(jinja_value));
-    if (!jinja_equal(j, self.loop->changed, now, &same))
+    if (!moe_jinja_equal(j, self.loop->changed, now, &same))
         return false;
     self.loop->changed = now;
     *out = jinja_bool(!same);
@@ -180,31 +180,32 @@ static const jinja_builtin cycler_methods[] = {
     {"reset", "", cycler_reset},
 };
 
-const jinja_builtin *jinja_find_in(const jinja_builtin *table, size_t n, const jinja_string *name)
+const jinja_builtin *moe_jinja_find_in(const jinja_builtin *table, size_t n,
+                                       const jinja_string *name)
 {
     for (size_t i = 0; i < n; i++) {
         if (table[i].name[0] == (name->len > 0 ? name->data[0] : '\0') &&
-            jinja_string_is(name, table[i].name))
+            moe_jinja_string_is(name, table[i].name))
             return &table[i];
     }
     return NULL;
 }
 
-const jinja_builtin *jinja_find_method(jinja_value obj, const jinja_string *name)
+const jinja_builtin *moe_jinja_find_method(jinja_value obj, const jinja_string *name)
 {
     switch (obj.kind) {
     case JINJA_STRING:
-        return jinja_find_string_method(name);
+        return moe_jinja_find_string_method(name);
     case JINJA_DICT:
-        return jinja_find_in(dict_methods, sizeof dict_methods / sizeof dict_methods[0], name);
+        return moe_jinja_find_in(dict_methods, sizeof dict_methods / sizeof dict_methods[0], name);
     case JINJA_LIST:
-        return jinja_find_in(array_methods, 3, name);
+        return moe_jinja_find_in(array_methods, 3, name);
     case JINJA_TUPLE:
-        return jinja_find_in(array_methods, 2, name);
+        return moe_jinja_find_in(array_methods, 2, name);
     case JINJA_LOOP:
-        return jinja_find_in(loop_methods, 2, name);
+        return moe_jinja_find_in(loop_methods, 2, name);
     case JINJA_CYCLER:
-        return jinja_find_in(cycler_methods, 2, name);
+        return moe_jinja_find_in(cycler_methods, 2, name);
     default:
         return NULL;
     }

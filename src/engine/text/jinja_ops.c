@@ -27,12 +27,12 @@ static double to_double(jinja_value v)
 
 static bool fail_overflow(jinja *j)
 {
-    return jinja_fail(j, "the result does not fit a 64-bit integer");
+    return moe_jinja_fail(j, "the result does not fit a 64-bit integer");
 }
 
 static bool fail_zero(jinja *j)
 {
-    return jinja_fail(j, "division by zero");
+    return moe_jinja_fail(j, "division by zero");
 }
 
 static bool power_integers(jinja *j, int64_t base, int64_t exponent, jinja_value *out)
@@ -120,7 +120,7 @@ static bool binary_floats(jinja *j, jinja_op op, double a, double b, jinja_value
             return fail_zero(j);
         r = pow(a, b);
         if (isfinite(a) && isfinite(b) && !isfinite(r))
-            return jinja_fail(j, "the power is not a finite real number");
+            return moe_jinja_fail(j, "the power is not a finite real number");
         break;
     default:
         if (b == 0)
@@ -150,16 +150,17 @@ static bool binary_floats(jinja *j, jinja_op op, double a, double b, jinja_value
 static bool add_strings(jinja *j, jinja_value a, jinja_value b, jinja_value *out)
 {
     if (a.s->safe == b.s->safe)
-        return jinja_string_concat(j, a.s, b.s, a.s->safe, out);
+        return moe_jinja_string_concat(j, a.s, b.s, a.s->safe, out);
     /* markup and plain text: the plain side is escaped */
-    size_t mark = jinja_mark(j);
-    return jinja_write_escaped(j, a) && jinja_write_escaped(j, b) && jinja_take(j, mark, true, out);
+    size_t mark = moe_jinja_mark(j);
+    return moe_jinja_write_escaped(j, a) && moe_jinja_write_escaped(j, b) &&
+           moe_jinja_take(j, mark, true, out);
 }
 
 static bool add_arrays(jinja *j, jinja_value a, jinja_value b, jinja_value *out)
 {
     size_t n = a.a->len, m = b.a->len;
-    if (!jinja_array_new(j, a.kind, n + m, out))
+    if (!moe_jinja_array_new(j, a.kind, n + m, out))
         return false;
     if (n > 0)
         memcpy(out->a->items, a.a->items, n * sizeof(jinja_value));
@@ -172,13 +173,13 @@ static bool repeat(jinja *j, jinja_value v, int64_t times, jinja_value *out)
 {
     size_t count = times < 0 ? 0 : (size_t)times, len;
     if (v.kind == JINJA_STRING) {
-        size_t mark = jinja_mark(j);
-        return jinja_write_repeat(j, v.s->data, v.s->len, count) &&
-               jinja_take(j, mark, v.s->safe, out);
+        size_t mark = moe_jinja_mark(j);
+        return moe_jinja_write_repeat(j, v.s->data, v.s->len, count) &&
+               moe_jinja_take(j, mark, v.s->safe, out);
     }
     if (!moe_mul(v.a->len, count, &len))
-        return jinja_fail(j, "the list is too long");
-    if (!jinja_array_new(j, v.kind, len, out))
+        return moe_jinja_fail(j, "the list is too long");
+    if (!moe_jinja_array_new(j, v.kind, len, out))
         return false;
     for (size_t i = 0; i < len; i++)
         out->a->items[i] = v.a->items[i % v.a->len];
@@ -190,7 +191,7 @@ static bool is_repeatable(jinja_value v)
     return v.kind == JINJA_STRING || v.kind == JINJA_LIST || v.kind == JINJA_TUPLE;
 }
 
-bool jinja_binary(jinja *j, jinja_op op, jinja_value a, jinja_value b, jinja_value *out)
+bool moe_jinja_binary(jinja *j, jinja_op op, jinja_value a, jinja_value b, jinja_value *out)
 {
     static const char *const signs[] = {"+", "-", "*", "/", "//", "%", "**"};
     if (jinja_is_integer(a) && jinja_is_integer(b))
@@ -198,11 +199,11 @@ bool jinja_binary(jinja *j, jinja_op op, jinja_value a, jinja_value b, jinja_val
     if (is_number(a) && is_number(b))
         return binary_floats(j, op, to_double(a), to_double(b), out);
     if (op == JINJA_MOD && a.kind == JINJA_STRING)
-        return jinja_format_percent(j, a.s, b, out);
+        return moe_jinja_format_percent(j, a.s, b, out);
     if (a.kind == JINJA_UNDEFINED)
-        return jinja_fail_undefined(j, a);
+        return moe_jinja_fail_undefined(j, a);
     if (b.kind == JINJA_UNDEFINED)
-        return jinja_fail_undefined(j, b);
+        return moe_jinja_fail_undefined(j, b);
     if (op == JINJA_ADD && a.kind == JINJA_STRING && b.kind == JINJA_STRING)
         return add_strings(j, a, b, out);
     if (op == JINJA_ADD && a.kind == b.kind && (a.kind == JINJA_LIST || a.kind == JINJA_TUPLE))
@@ -211,17 +212,17 @@ bool jinja_binary(jinja *j, jinja_op op, jinja_value a, jinja_value b, jinja_val
         return repeat(j, a, jinja_integer(b), out);
     if (op == JINJA_MUL && is_repeatable(b) && jinja_is_integer(a))
         return repeat(j, b, jinja_integer(a), out);
-    return jinja_fail(j, "unsupported operand type(s) for %s: '%s' and '%s'", signs[op],
-                      jinja_type_name(a), jinja_type_name(b));
+    return moe_jinja_fail(j, "unsupported operand type(s) for %s: '%s' and '%s'", signs[op],
+                          moe_jinja_type_name(a), moe_jinja_type_name(b));
 }
 
-bool jinja_unary(jinja *j, jinja_op op, jinja_value a, jinja_value *out)
+bool moe_jinja_unary(jinja *j, jinja_op op, jinja_value a, jinja_value *out)
 {
     if (a.kind == JINJA_UNDEFINED)
-        return jinja_fail_undefined(j, a);
+        return moe_jinja_fail_undefined(j, a);
     if (!is_number(a))
-        return jinja_fail(j, "bad operand type for unary %s: '%s'", op == JINJA_NEG ? "-" : "+",
-                          jinja_type_name(a));
+        return moe_jinja_fail(j, "bad operand type for unary %s: '%s'", op == JINJA_NEG ? "-" : "+",
+                              moe_jinja_type_name(a));
     if (a.kind == JINJA_FLOAT) {
         *out = jinja_float(op == JINJA_NEG ? -a.f : a.f);
         return true;
@@ -232,33 +233,33 @@ bool jinja_unary(jinja *j, jinja_op op, jinja_value a, jinja_value *out)
     return true;
 }
 
-bool jinja_compare(jinja *j, jinja_op op, jinja_value a, jinja_value b, bool *out)
+bool moe_jinja_compare(jinja *j, jinja_op op, jinja_value a, jinja_value b, bool *out)
 {
     bool ok;
     switch (op) {
     case JINJA_EQ:
-        return jinja_equal(j, a, b, out);
+        return moe_jinja_equal(j, a, b, out);
     case JINJA_NE:
-        ok = jinja_equal(j, a, b, out);
+        ok = moe_jinja_equal(j, a, b, out);
         *out = !*out;
         return ok;
     case JINJA_LT:
-        return jinja_less(j, a, b, out);
+        return moe_jinja_less(j, a, b, out);
     case JINJA_GT:
-        return jinja_less(j, b, a, out);
+        return moe_jinja_less(j, b, a, out);
     case JINJA_LE:
     case JINJA_GE:
         if (is_number(a) && is_number(b) && (isnan(to_double(a)) || isnan(to_double(b)))) {
             *out = false;
             return true;
         }
-        ok = op == JINJA_LE ? jinja_less(j, b, a, out) : jinja_less(j, a, b, out);
+        ok = op == JINJA_LE ? moe_jinja_less(j, b, a, out) : moe_jinja_less(j, a, b, out);
         *out = !*out;
         return ok;
     case JINJA_IN:
-        return jinja_contains(j, b, a, out);
+        return moe_jinja_contains(j, b, a, out);
     default:
-        ok = jinja_contains(j, b, a, out);
+        ok = moe_jinja_contains(j, b, a, out);
         *out = !*out;
         return ok;
     }
@@ -271,7 +272,7 @@ static bool slice_bound(jinja *j, jinja_value v, bool *given, int64_t *bound)
 {
     *given = v.kind != JINJA_NONE && v.kind != JINJA_MISSING;
     if (*given && !jinja_is_integer(v))
-        return jinja_fail(j, "slice indices must be integers or None");
+        return moe_jinja_fail(j, "slice indices must be integers or None");
     *bound = *given ? jinja_integer(v) : 0;
     return true;
 }
@@ -289,39 +290,40 @@ static bool slice_string(jinja *j, const jinja_string *s, int64_t start, int64_t
                          jinja_value *out)
 {
     if (n == 0)
-        return jinja_string_share(j, s->data, 0, s->safe, out);
-    if (!jinja_step(j, s->len / 64))
+        return moe_jinja_string_share(j, s->data, 0, s->safe, out);
+    if (!moe_jinja_step(j, s->len / 64))
         return false;
     if (step == 1) {
-        size_t from = jinja_utf8_offset(s, (size_t)start);
-        size_t to = jinja_utf8_offset(s, (size_t)start + n);
-        return jinja_string_share(j, s->data + from, to - from, s->safe, out);
+        size_t from = moe_jinja_utf8_offset(s, (size_t)start);
+        size_t to = moe_jinja_utf8_offset(s, (size_t)start + n);
+        return moe_jinja_string_share(j, s->data + from, to - from, s->safe, out);
     }
-    size_t *offsets = jinja_alloc(j, s->n_chars + 1, sizeof *offsets), at = 0, mark = jinja_mark(j);
+    size_t *offsets = moe_jinja_alloc(j, s->n_chars + 1, sizeof *offsets), at = 0,
+           mark = moe_jinja_mark(j);
     if (offsets == NULL)
         return false;
     for (size_t i = 0; i <= s->n_chars; i++) {
         int32_t cp;
         offsets[i] = at;
         if (i < s->n_chars)
-            at += jinja_utf8_decode(s->data + at, &cp);
+            at += moe_jinja_utf8_decode(s->data + at, &cp);
     }
     for (size_t i = 0; i < n; i++) {
         size_t k = (size_t)(start + (int64_t)i * step);
-        if (!jinja_write(j, s->data + offsets[k], offsets[k + 1] - offsets[k]))
+        if (!moe_jinja_write(j, s->data + offsets[k], offsets[k + 1] - offsets[k]))
             return false;
     }
-    return jinja_take(j, mark, s->safe, out);
+    return moe_jinja_take(j, mark, s->safe, out);
 }
 
-bool jinja_slice(jinja *j, jinja_value v, jinja_value start, jinja_value stop, jinja_value step,
-                 jinja_value *out)
+bool moe_jinja_slice(jinja *j, jinja_value v, jinja_value start, jinja_value stop, jinja_value step,
+                     jinja_value *out)
 {
     if (v.kind == JINJA_UNDEFINED)
-        return jinja_fail_undefined(j, v);
+        return moe_jinja_fail_undefined(j, v);
     if (v.kind != JINJA_STRING && v.kind != JINJA_LIST && v.kind != JINJA_TUPLE &&
         v.kind != JINJA_RANGE)
-        return jinja_fail(j, "'%s' object can't be sliced", jinja_type_name(v));
+        return moe_jinja_fail(j, "'%s' object can't be sliced", moe_jinja_type_name(v));
     bool has_start, has_stop, has_step;
     int64_t from, to, by;
     if (!slice_bound(j, start, &has_start, &from) || !slice_bound(j, stop, &has_stop, &to) ||
@@ -330,9 +332,9 @@ bool jinja_slice(jinja *j, jinja_value v, jinja_value start, jinja_value stop, j
     if (!has_step)
         by = 1;
     if (by == 0)
-        return jinja_fail(j, "slice step cannot be zero");
+        return moe_jinja_fail(j, "slice step cannot be zero");
     size_t length;
-    if (!jinja_length(j, v, &length))
+    if (!moe_jinja_length(j, v, &length))
         return false;
     int64_t len = (int64_t)length;
     bool backwards = by < 0;
@@ -349,14 +351,14 @@ bool jinja_slice(jinja *j, jinja_value v, jinja_value start, jinja_value stop, j
     if (v.kind == JINJA_STRING)
         return slice_string(j, v.s, from, by, n, out);
     if (v.kind == JINJA_RANGE) {
-        jinja_range *range = jinja_alloc(j, 1, sizeof *range);
+        jinja_range *range = moe_jinja_alloc(j, 1, sizeof *range);
         if (range == NULL)
             return false;
         *range = (jinja_range){v.range->start + from * v.range->step, v.range->step * by, n};
         *out = (jinja_value){.kind = JINJA_RANGE, .range = range};
         return true;
     }
-    if (!jinja_array_new(j, v.kind, n, out))
+    if (!moe_jinja_array_new(j, v.kind, n, out))
         return false;
     for (size_t i = 0; i < n; i++)
         out->a->items[i] = v.a->items[from + (int64_t)i * by];
@@ -381,12 +383,12 @@ static bool is_mutator(jinja_value obj, const jinja_string *name)
 static bool undefined_mutator(jinja *j, jinja_value obj, const jinja_string *name, jinja_value *out)
 {
     enum { SIZE = 96 };
-    char *hint = jinja_alloc(j, SIZE, 1);
+    char *hint = moe_jinja_alloc(j, SIZE, 1);
     if (hint == NULL)
         return false;
     snprintf(hint, SIZE, "access to attribute '%.*s' of '%s' object is unsafe", (int)name->len,
-             name->data, jinja_type_name(obj));
-    return jinja_undefined_hint(j, hint, out);
+             name->data, moe_jinja_type_name(obj));
+    return moe_jinja_undefined_hint(j, hint, out);
 }
 
 /* Attributes that are not methods.  *out = MISSING if there is none of this name. */
@@ -396,23 +398,23 @@ static bool get_property(jinja *j, jinja_value obj, jinja_value name, jinja_valu
     *out = jinja_missing();
     switch (obj.kind) {
     case JINJA_NAMESPACE:
-        if (!jinja_dict_get(j, obj.d, name, &found))
+        if (!moe_jinja_dict_get(j, obj.d, name, &found))
             return false;
         if (found != NULL)
             *out = *found;
         return true;
     case JINJA_LOOP:
-        return jinja_loop_attribute(j, obj.loop, name.s, out);
+        return moe_jinja_loop_attribute(j, obj.loop, name.s, out);
     case JINJA_MACRO:
-        return jinja_macro_attribute(j, obj.macro, name.s, out);
+        return moe_jinja_macro_attribute(j, obj.macro, name.s, out);
     case JINJA_CYCLER:
-        if (jinja_string_is(name.s, "current"))
+        if (moe_jinja_string_is(name.s, "current"))
             *out = obj.cycler->items.items[obj.cycler->pos];
         return true;
     case JINJA_TUPLE:
-        if (obj.variant != 0 && jinja_string_is(name.s, "grouper"))
+        if (obj.variant != 0 && moe_jinja_string_is(name.s, "grouper"))
             *out = obj.a->items[0];
-        else if (obj.variant != 0 && jinja_string_is(name.s, "list"))
+        else if (obj.variant != 0 && moe_jinja_string_is(name.s, "list"))
             *out = obj.a->items[1];
         return true;
     default:
@@ -420,13 +422,13 @@ static bool get_property(jinja *j, jinja_value obj, jinja_value name, jinja_valu
     }
 }
 
-bool jinja_getattr(jinja *j, jinja_value obj, jinja_value name, jinja_value *out)
+bool moe_jinja_getattr(jinja *j, jinja_value obj, jinja_value name, jinja_value *out)
 {
     if (obj.kind == JINJA_UNDEFINED)
-        return jinja_fail_undefined(j, obj);
-    const jinja_builtin *builtin = jinja_find_method(obj, name.s);
+        return moe_jinja_fail_undefined(j, obj);
+    const jinja_builtin *builtin = moe_jinja_find_method(obj, name.s);
     if (builtin != NULL) {
-        jinja_method *method = jinja_alloc(j, 1, sizeof *method);
+        jinja_method *method = moe_jinja_alloc(j, 1, sizeof *method);
         if (method == NULL)
             return false;
         *method = (jinja_method){builtin, obj};
@@ -440,13 +442,13 @@ bool jinja_getattr(jinja *j, jinja_value obj, jinja_value name, jinja_value *out
     if (out->kind != JINJA_MISSING)
         return true;
     const jinja_value *found = NULL;
-    if (obj.kind == JINJA_DICT && !jinja_dict_get(j, obj.d, name, &found))
+    if (obj.kind == JINJA_DICT && !moe_jinja_dict_get(j, obj.d, name, &found))
         return false;
     if (found != NULL) {
         *out = *found;
         return true;
     }
-    return jinja_undefined_attribute(j, obj, name, out);
+    return moe_jinja_undefined_attribute(j, obj, name, out);
 }
 
 /* Item `index` of a sequence, counted from the end if negative; MISSING if out of range. */
@@ -454,7 +456,7 @@ static bool get_index(jinja *j, jinja_value obj, int64_t index, jinja_value *out
 {
     size_t length;
     *out = jinja_missing();
-    if (!jinja_length(j, obj, &length))
+    if (!moe_jinja_length(j, obj, &length))
         return false;
     int64_t at = index < 0 ? index + (int64_t)length : index;
     if (at < 0 || at >= (int64_t)length)
@@ -468,14 +470,14 @@ static bool get_index(jinja *j, jinja_value obj, int64_t index, jinja_value *out
     return true;
 }
 
-bool jinja_getitem(jinja *j, jinja_value obj, jinja_value key, jinja_value *out)
+bool moe_jinja_getitem(jinja *j, jinja_value obj, jinja_value key, jinja_value *out)
 {
     const jinja_value *found = NULL;
     switch (obj.kind) {
     case JINJA_UNDEFINED:
-        return jinja_fail_undefined(j, obj);
+        return moe_jinja_fail_undefined(j, obj);
     case JINJA_DICT:
-        if (jinja_hashable(key) && !jinja_dict_get(j, obj.d, key, &found))
+        if (moe_jinja_hashable(key) && !moe_jinja_dict_get(j, obj.d, key, &found))
             return false;
         if (found != NULL) {
             *out = *found;
@@ -497,12 +499,12 @@ bool jinja_getitem(jinja *j, jinja_value obj, jinja_value key, jinja_value *out)
         break;
     }
     if (key.kind == JINJA_STRING)
-        return jinja_getattr(j, obj, key, out);
-    return jinja_undefined_attribute(j, obj, key, out);
+        return moe_jinja_getattr(j, obj, key, out);
+    return moe_jinja_undefined_attribute(j, obj, key, out);
 }
 
-bool jinja_getpath(jinja *j, jinja_value obj, jinja_value path, jinja_value fallback,
-                   jinja_value *out)
+bool moe_jinja_getpath(jinja *j, jinja_value obj, jinja_value path, jinja_value fallback,
+                       jinja_value *out)
 {
     bool has_fallback = fallback.kind != JINJA_MISSING && fallback.kind != JINJA_NONE;
     *out = obj;
@@ -522,11 +524,11 @@ bool jinja_getpath(jinja *j, jinja_value obj, jinja_value path, jinja_value fall
                 for (size_t i = 0; i < len; i++)
                     index = index * 10 + (at[i] - '0');
                 part = jinja_int(index);
-            } else if (!jinja_intern(j, at, len, &part)) {
+            } else if (!moe_jinja_intern(j, at, len, &part)) {
                 return false;
             }
         }
-        if (!jinja_getitem(j, *out, part, out))
+        if (!moe_jinja_getitem(j, *out, part, out))
             return false;
         if (has_fallback && out->kind == JINJA_UNDEFINED)
             *out = fallback;

@@ -11,9 +11,9 @@ static bool parse_body(jinja_parser *p, const char *const *ends, jinja_nodes *ou
 
 static bool expect_name(jinja_parser *p, const char *name)
 {
-    if (jinja_skip_name(p, name))
+    if (moe_jinja_skip_name(p, name))
         return true;
-    return jinja_fail_unexpected(p, name);
+    return moe_jinja_fail_unexpected(p, name);
 }
 
 /* --- statements ------------------------------------------------------------------------------- */
@@ -26,7 +26,7 @@ static bool parse_block_body(jinja_parser *p, const char *end, jinja_nodes *out)
     bool ok = parse_body(p, ends, out);
     p->soft = soft;
     if (ok)
-        jinja_skip(p);
+        moe_jinja_skip(p);
     return ok;
 }
 
@@ -35,14 +35,14 @@ static bool check_target(jinja_parser *p, const jinja_node *target)
     if (target->kind == JINJA_NODE_NSREF)
         return true;
     if (target->kind == JINJA_NODE_NAME) {
-        if (p->fors == 0 || !jinja_string_is(target->value.s, "loop"))
+        if (p->fors == 0 || !moe_jinja_string_is(target->value.s, "loop"))
             return true;
-        jinja_fail_at(p, target->line,
-                      "can't assign to the special variable loop inside a for loop");
+        moe_jinja_fail_at(p, target->line,
+                          "can't assign to the special variable loop inside a for loop");
         return false;
     }
     if (target->kind != JINJA_NODE_TUPLE) {
-        jinja_fail_at(p, target->line, "can't assign to this expression");
+        moe_jinja_fail_at(p, target->line, "can't assign to this expression");
         return false;
     }
     for (size_t i = 0; i < target->list.len; i++) {
@@ -55,20 +55,20 @@ static bool check_target(jinja_parser *p, const jinja_node *target)
 static jinja_node *parse_target(jinja_parser *p, bool namespaces)
 {
     jinja_tuple_style style = {.targets = true, .namespaces = namespaces};
-    jinja_node *target = jinja_parse_tuple(p, &style);
+    jinja_node *target = moe_jinja_parse_tuple(p, &style);
     return target != NULL && check_target(p, target) ? target : NULL;
 }
 
 static jinja_node *parse_name_target(jinja_parser *p)
 {
     if (p->t->kind != JINJA_TOK_NAME) {
-        jinja_fail_unexpected(p, "name");
+        moe_jinja_fail_unexpected(p, "name");
         return NULL;
     }
-    jinja_node *node = jinja_new_node(p, JINJA_NODE_NAME, p->t->line);
+    jinja_node *node = moe_jinja_new_node(p, JINJA_NODE_NAME, p->t->line);
     if (node != NULL)
         node->value = p->t->value;
-    jinja_skip(p);
+    moe_jinja_skip(p);
     return node;
 }
 
@@ -78,13 +78,13 @@ static jinja_node *parse_set(jinja_parser *p, jinja_node *node)
     node->a = parse_target(p, true);
     if (node->a == NULL)
         return NULL;
-    if (jinja_skip_kind(p, JINJA_TOK_ASSIGN)) {
+    if (moe_jinja_skip_kind(p, JINJA_TOK_ASSIGN)) {
         node->kind = JINJA_NODE_SET;
-        node->b = jinja_parse_tuple(p, &any);
+        node->b = moe_jinja_parse_tuple(p, &any);
         return node->b != NULL ? node : NULL;
     }
     node->kind = JINJA_NODE_SET_BLOCK;
-    if (jinja_skip_kind(p, JINJA_TOK_PIPE) && (node->b = jinja_parse_filters(p)) == NULL)
+    if (moe_jinja_skip_kind(p, JINJA_TOK_PIPE) && (node->b = moe_jinja_parse_filters(p)) == NULL)
         return NULL;
     return parse_block_body(p, "endset", &node->body) ? node : NULL;
 }
@@ -98,22 +98,22 @@ static jinja_node *parse_for(jinja_parser *p, jinja_node *node)
     p->fors++;
     node->a = parse_target(p, false);
     if (node->a == NULL || !expect_name(p, "in") ||
-        (node->b = jinja_parse_tuple(p, &iterable)) == NULL)
+        (node->b = moe_jinja_parse_tuple(p, &iterable)) == NULL)
         return NULL;
     p->soft = false;
-    if (jinja_skip_name(p, "if") && (node->c = jinja_parse_expression(p)) == NULL)
+    if (moe_jinja_skip_name(p, "if") && (node->c = moe_jinja_parse_expression(p)) == NULL)
         return NULL;
-    node->flag = jinja_skip_name(p, "recursive");
+    node->flag = moe_jinja_skip_name(p, "recursive");
     p->loops++;
     if (!parse_body(p, ends, &node->body))
         return NULL;
     p->loops--;
     p->soft = soft;
-    if (jinja_skip_name(p, "else")) {
+    if (moe_jinja_skip_name(p, "else")) {
         if (!parse_block_body(p, "endfor", &node->orelse))
             return NULL;
     } else {
-        jinja_skip(p);
+        moe_jinja_skip(p);
     }
     p->fors--;
     return node;
@@ -128,15 +128,15 @@ static jinja_node *parse_if(jinja_parser *p, jinja_node *node)
     p->soft = true;
     node->kind = JINJA_NODE_IF;
     do {
-        jinja_node *condition = jinja_parse_tuple(p, &test);
-        jinja_node *body = jinja_new_node(p, JINJA_NODE_BODY, p->t->line);
-        if (body == NULL || !jinja_add_node(p, &node->list, condition) ||
-            !jinja_add_node(p, &node->list, body) || !parse_body(p, ends, &body->body))
+        jinja_node *condition = moe_jinja_parse_tuple(p, &test);
+        jinja_node *body = moe_jinja_new_node(p, JINJA_NODE_BODY, p->t->line);
+        if (body == NULL || !moe_jinja_add_node(p, &node->list, condition) ||
+            !moe_jinja_add_node(p, &node->list, body) || !parse_body(p, ends, &body->body))
             return NULL;
-    } while (jinja_skip_name(p, "elif"));
-    if (jinja_skip_name(p, "else") && !parse_body(p, last, &node->orelse))
+    } while (moe_jinja_skip_name(p, "elif"));
+    if (moe_jinja_skip_name(p, "else") && !parse_body(p, last, &node->orelse))
         return NULL;
-    jinja_skip(p);
+    moe_jinja_skip(p);
     p->soft = soft;
     return node;
 }
@@ -144,24 +144,24 @@ static jinja_node *parse_if(jinja_parser *p, jinja_node *node)
 static bool parse_signature(jinja_parser *p, jinja_nodes *params)
 {
     bool defaults = false;
-    if (!jinja_expect(p, JINJA_TOK_LPAREN))
+    if (!moe_jinja_expect(p, JINJA_TOK_LPAREN))
         return false;
     while (p->t->kind != JINJA_TOK_RPAREN) {
-        if (params->len > 0 && !jinja_expect(p, JINJA_TOK_COMMA))
+        if (params->len > 0 && !moe_jinja_expect(p, JINJA_TOK_COMMA))
             return false;
         jinja_node *param = parse_name_target(p);
-        if (!jinja_add_node(p, params, param))
+        if (!moe_jinja_add_node(p, params, param))
             return false;
-        if (jinja_skip_kind(p, JINJA_TOK_ASSIGN)) {
+        if (moe_jinja_skip_kind(p, JINJA_TOK_ASSIGN)) {
             defaults = true;
-            if ((param->a = jinja_parse_expression(p)) == NULL)
+            if ((param->a = moe_jinja_parse_expression(p)) == NULL)
                 return false;
         } else if (defaults) {
-            jinja_fail_at(p, param->line, "non-default argument follows default argument");
+            moe_jinja_fail_at(p, param->line, "non-default argument follows default argument");
             return false;
         }
     }
-    jinja_skip(p);
+    moe_jinja_skip(p);
     return true;
 }
 
@@ -177,10 +177,10 @@ static bool parse_macro_body(jinja_parser *p, jinja_node *macro, const char *end
     p->loops = loops;
     macro->uses = context.uses;
     for (size_t i = 0; ok && i < macro->list.len; i++) {
-        if (jinja_string_is(macro->list.items[i]->value.s, "caller") &&
+        if (moe_jinja_string_is(macro->list.items[i]->value.s, "caller") &&
             (macro->uses & JINJA_USES_CALLER) && macro->list.items[i]->a == NULL)
-            return jinja_fail_at(p, macro->line, "the special argument caller needs a default") !=
-                   NULL;
+            return moe_jinja_fail_at(p, macro->line,
+                                     "the special argument caller needs a default") != NULL;
     }
     return ok;
 }
@@ -198,21 +198,21 @@ static jinja_node *parse_macro(jinja_parser *p, jinja_node *node)
 static jinja_node *parse_call_block(jinja_parser *p, jinja_node *node)
 {
     node->kind = JINJA_NODE_CALL_BLOCK;
-    node->b = jinja_new_node(p, JINJA_NODE_MACRO, node->line);
+    node->b = moe_jinja_new_node(p, JINJA_NODE_MACRO, node->line);
     if (node->b == NULL || (p->t->kind == JINJA_TOK_LPAREN && !parse_signature(p, &node->b->list)))
         return NULL;
-    node->a = jinja_parse_expression(p);
+    node->a = moe_jinja_parse_expression(p);
     if (node->a == NULL)
         return NULL;
     if (node->a->kind != JINJA_NODE_CALL)
-        return jinja_fail_at(p, node->line, "expected call");
+        return moe_jinja_fail_at(p, node->line, "expected call");
     return parse_macro_body(p, node->b, "endcall") ? node : NULL;
 }
 
 static jinja_node *parse_filter_block(jinja_parser *p, jinja_node *node)
 {
     node->kind = JINJA_NODE_FILTER_BLOCK;
-    node->a = jinja_parse_filters(p);
+    node->a = moe_jinja_parse_filters(p);
     return node->a != NULL && parse_block_body(p, "endfilter", &node->body) ? node : NULL;
 }
 
@@ -220,11 +220,11 @@ static jinja_node *parse_with(jinja_parser *p, jinja_node *node)
 {
     node->kind = JINJA_NODE_WITH;
     while (p->t->kind != JINJA_TOK_BLOCK_END) {
-        if (node->list.len > 0 && !jinja_expect(p, JINJA_TOK_COMMA))
+        if (node->list.len > 0 && !moe_jinja_expect(p, JINJA_TOK_COMMA))
             return NULL;
         jinja_node *target = parse_target(p, false);
-        if (!jinja_add_node(p, &node->list, target) || !jinja_expect(p, JINJA_TOK_ASSIGN) ||
-            !jinja_add_node(p, &node->list, jinja_parse_expression(p)))
+        if (!moe_jinja_add_node(p, &node->list, target) || !moe_jinja_expect(p, JINJA_TOK_ASSIGN) ||
+            !moe_jinja_add_node(p, &node->list, moe_jinja_parse_expression(p)))
             return NULL;
     }
     return parse_block_body(p, "endwith", &node->body) ? node : NULL;
@@ -236,19 +236,19 @@ static jinja_node *parse_named_block(jinja_parser *p, jinja_node *node)
     jinja_node *name = parse_name_target(p);
     if (name == NULL)
         return NULL;
-    node->flag = !jinja_skip_name(p, "scoped");
-    jinja_skip_name(p, "required");
+    node->flag = !moe_jinja_skip_name(p, "scoped");
+    moe_jinja_skip_name(p, "required");
     if (!parse_block_body(p, "endblock", &node->body))
         return NULL;
     if (p->t->kind == JINJA_TOK_NAME && p->t->value.s == name->value.s)
-        jinja_skip(p);
+        moe_jinja_skip(p);
     return node;
 }
 
 static jinja_node *parse_autoescape(jinja_parser *p, jinja_node *node)
 {
     node->kind = JINJA_NODE_AUTOESCAPE;
-    node->a = jinja_parse_expression(p);
+    node->a = moe_jinja_parse_expression(p);
     return node->a != NULL && parse_block_body(p, "endautoescape", &node->body) ? node : NULL;
 }
 
@@ -267,9 +267,9 @@ static jinja_node *parse_print(jinja_parser *p, jinja_node *node)
 {
     node->kind = JINJA_NODE_OUTPUT;
     while (p->t->kind != JINJA_TOK_BLOCK_END) {
-        if (node->list.len > 0 && !jinja_expect(p, JINJA_TOK_COMMA))
+        if (node->list.len > 0 && !moe_jinja_expect(p, JINJA_TOK_COMMA))
             return NULL;
-        if (!jinja_add_node(p, &node->list, jinja_parse_expression(p)))
+        if (!moe_jinja_add_node(p, &node->list, moe_jinja_parse_expression(p)))
             return NULL;
     }
     return node;
@@ -277,11 +277,11 @@ static jinja_node *parse_print(jinja_parser *p, jinja_node *node)
 
 static jinja_node *parse_loop_control(jinja_parser *p, jinja_node *node)
 {
-    bool is_break = jinja_string_is(node->value.s, "break");
+    bool is_break = moe_jinja_string_is(node->value.s, "break");
     node->kind = is_break ? JINJA_NODE_BREAK : JINJA_NODE_CONTINUE;
     if (p->loops == 0)
-        return jinja_fail_at(p, node->line, "'%s' outside of a loop",
-                             is_break ? "break" : "continue");
+        return moe_jinja_fail_at(p, node->line, "'%s' outside of a loop",
+                                 is_break ? "break" : "continue");
     return node;
 }
 
@@ -290,7 +290,7 @@ static jinja_node *parse_unsupported(jinja_parser *p, jinja_node *node)
 {
     node->kind = JINJA_NODE_UNSUPPORTED;
     while (p->t->kind != JINJA_TOK_BLOCK_END && p->t->kind != JINJA_TOK_EOF)
-        jinja_skip(p);
+        moe_jinja_skip(p);
     return node;
 }
 
@@ -320,25 +320,25 @@ static jinja_node *parse_statement(jinja_parser *p)
     };
     const jinja_token *t = p->t;
     if (t->kind != JINJA_TOK_NAME)
-        return jinja_fail_at(p, t->line, "tag name expected");
+        return moe_jinja_fail_at(p, t->line, "tag name expected");
     for (size_t i = 0; i < sizeof statements / sizeof statements[0]; i++) {
-        if (!jinja_string_is(t->value.s, statements[i].tag))
+        if (!moe_jinja_string_is(t->value.s, statements[i].tag))
             continue;
-        jinja_node *node = jinja_new_node(p, JINJA_NODE_BODY, t->line);
+        jinja_node *node = moe_jinja_new_node(p, JINJA_NODE_BODY, t->line);
         if (node == NULL)
             return NULL;
         node->value = t->value;
-        jinja_skip(p);
+        moe_jinja_skip(p);
         return statements[i].parse(p, node);
     }
-    return jinja_fail_at(p, t->line, "encountered unknown tag '%.*s'",
-                         t->value.s->len < 60 ? (int)t->value.s->len : 60, t->value.s->data);
+    return moe_jinja_fail_at(p, t->line, "encountered unknown tag '%.*s'",
+                             t->value.s->len < 60 ? (int)t->value.s->len : 60, t->value.s->data);
 }
 
 static bool at_end(const jinja_parser *p, const char *const *ends)
 {
     for (; ends != NULL && *ends != NULL; ends++) {
-        if (jinja_at_name(p, *ends))
+        if (moe_jinja_at_name(p, *ends))
             return true;
     }
     return false;
@@ -346,21 +346,21 @@ static bool at_end(const jinja_parser *p, const char *const *ends)
 
 static jinja_node *parse_text(jinja_parser *p)
 {
-    jinja_node *node = jinja_new_node(p, JINJA_NODE_TEXT, p->t->line);
+    jinja_node *node = moe_jinja_new_node(p, JINJA_NODE_TEXT, p->t->line);
     if (node != NULL)
         node->value = p->t->value;
-    jinja_skip(p);
+    moe_jinja_skip(p);
     return node;
 }
 
 static jinja_node *parse_output(jinja_parser *p)
 {
     static const jinja_tuple_style any = {0};
-    jinja_node *node = jinja_new_node(p, JINJA_NODE_OUTPUT, p->t->line);
-    jinja_skip(p);
-    if (node == NULL || !jinja_add_node(p, &node->list, jinja_parse_tuple(p, &any)))
+    jinja_node *node = moe_jinja_new_node(p, JINJA_NODE_OUTPUT, p->t->line);
+    moe_jinja_skip(p);
+    if (node == NULL || !moe_jinja_add_node(p, &node->list, moe_jinja_parse_tuple(p, &any)))
         return NULL;
-    return jinja_expect(p, JINJA_TOK_VARIABLE_END) ? node : NULL;
+    return moe_jinja_expect(p, JINJA_TOK_VARIABLE_END) ? node : NULL;
 }
 
 /* Statements up to a tag named in ends, whose name becomes the current token (NULL: up to the end
@@ -373,7 +373,7 @@ static bool parse_statements(jinja_parser *p, const char *const *ends, jinja_nod
         case JINJA_TOK_EOF:
             if (ends == NULL)
                 return true;
-            jinja_fail_at(p, p->t->line, "unexpected end of template, expected '%s'", ends[0]);
+            moe_jinja_fail_at(p, p->t->line, "unexpected end of template, expected '%s'", ends[0]);
             return false;
         case JINJA_TOK_DATA:
             node = parse_text(p);
@@ -382,40 +382,40 @@ static bool parse_statements(jinja_parser *p, const char *const *ends, jinja_nod
             node = parse_output(p);
             break;
         default:
-            jinja_skip(p);
+            moe_jinja_skip(p);
             if (at_end(p, ends))
                 return true;
             node = parse_statement(p);
-            if (node != NULL && !jinja_expect(p, JINJA_TOK_BLOCK_END))
+            if (node != NULL && !moe_jinja_expect(p, JINJA_TOK_BLOCK_END))
                 return false;
             break;
         }
-        if (!jinja_add_node(p, out, node))
+        if (!moe_jinja_add_node(p, out, node))
             return false;
     }
 }
 
 static bool parse_body(jinja_parser *p, const char *const *ends, jinja_nodes *out)
 {
-    jinja_skip_kind(p, JINJA_TOK_COLON);
-    bool ok = jinja_expect(p, JINJA_TOK_BLOCK_END) && jinja_parse_enter(p) &&
+    moe_jinja_skip_kind(p, JINJA_TOK_COLON);
+    bool ok = moe_jinja_expect(p, JINJA_TOK_BLOCK_END) && moe_jinja_parse_enter(p) &&
               parse_statements(p, ends, out);
-    jinja_parse_leave(p);
+    moe_jinja_parse_leave(p);
     return ok;
 }
 
-jinja_node *jinja_parse(jinja *j, const jinja_token *tokens)
+jinja_node *moe_jinja_parse(jinja *j, const jinja_token *tokens)
 {
     jinja_parser p = {.j = j, .t = tokens};
-    jinja_node *root = jinja_new_node(&p, JINJA_NODE_BODY, 1);
+    jinja_node *root = moe_jinja_new_node(&p, JINJA_NODE_BODY, 1);
     if (root == NULL || !parse_statements(&p, NULL, &root->body))
         return NULL;
     if (p.unknown.len > 0) {
         const jinja_node *node = p.unknown.items[0];
-        return jinja_fail_at(&p, node->line, "no %s named '%.*s'",
-                             node->kind == JINJA_NODE_FILTER ? "filter" : "test",
-                             node->value.s->len < 60 ? (int)node->value.s->len : 60,
-                             node->value.s->data);
+        return moe_jinja_fail_at(&p, node->line, "no %s named '%.*s'",
+                                 node->kind == JINJA_NODE_FILTER ? "filter" : "test",
+                                 node->value.s->len < 60 ? (int)node->value.s->len : 60,
+                                 node->value.s->data);
     }
     return root;
 }

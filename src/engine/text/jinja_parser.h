@@ -26,26 +26,26 @@ typedef struct jinja_parser {
     jinja_nodes unknown;        /* filters and tests that don't exist */
 } jinja_parser;
 
-jinja_node *jinja_fail_at(jinja_parser *p, int line, const char *fmt, ...)
+jinja_node *moe_jinja_fail_at(jinja_parser *p, int line, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
-bool jinja_fail_unexpected(jinja_parser *p, const char *expected);
-bool jinja_parse_enter(jinja_parser *p);
-void jinja_parse_leave(jinja_parser *p);
+bool moe_jinja_fail_unexpected(jinja_parser *p, const char *expected);
+bool moe_jinja_parse_enter(jinja_parser *p);
+void moe_jinja_parse_leave(jinja_parser *p);
 
-bool jinja_at_name(const jinja_parser *p, const char *name);
-void jinja_skip(jinja_parser *p);
-bool jinja_skip_name(jinja_parser *p, const char *name);
-bool jinja_skip_kind(jinja_parser *p, jinja_token_kind kind);
-bool jinja_expect(jinja_parser *p, jinja_token_kind kind);
+bool moe_jinja_at_name(const jinja_parser *p, const char *name);
+void moe_jinja_skip(jinja_parser *p);
+bool moe_jinja_skip_name(jinja_parser *p, const char *name);
+bool moe_jinja_skip_kind(jinja_parser *p, jinja_token_kind kind);
+bool moe_jinja_expect(jinja_parser *p, jinja_token_kind kind);
 
-jinja_node *jinja_new_node(jinja_parser *p, jinja_node_kind kind, int line);
+jinja_node *moe_jinja_new_node(jinja_parser *p, jinja_node_kind kind, int line);
 /* A node with operands a and b, or NULL if one of them is. */
-jinja_node *jinja_join_nodes(jinja_parser *p, jinja_node_kind kind, int line, jinja_node *a,
-                             jinja_node *b);
+jinja_node *moe_jinja_join_nodes(jinja_parser *p, jinja_node_kind kind, int line, jinja_node *a,
+                                 jinja_node *b);
 /* Appends; false if node is NULL. */
-bool jinja_add_node(jinja_parser *p, jinja_nodes *list, jinja_node *node);
+bool moe_jinja_add_node(jinja_parser *p, jinja_nodes *list, jinja_node *node);
 
-/* How jinja_parse_tuple reads the items, and whether there may be none. */
+/* How moe_jinja_parse_tuple reads the items, and whether there may be none. */
 typedef struct jinja_tuple_style {
     bool targets;      /* names and literals only */
     bool namespaces;   /* targets may be ns.attribute */
@@ -54,9 +54,9 @@ typedef struct jinja_tuple_style {
 } jinja_tuple_style;
 
 /* One expression, or a tuple if there are commas. */
-jinja_node *jinja_parse_tuple(jinja_parser *p, const jinja_tuple_style *style);
-jinja_node *jinja_parse_expression(jinja_parser *p);
+jinja_node *moe_jinja_parse_tuple(jinja_parser *p, const jinja_tuple_style *style);
+jinja_node *moe_jinja_parse_expression(jinja_parser *p);
 /* The filters of a block: name|name(arguments)|… */
-jinja_node *jinja_parse_filters(jinja_parser *p);
+jinja_node *moe_jinja_parse_filters(jinja_parser *p);
 
 #endif

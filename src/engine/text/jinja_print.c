@@ -2,7 +2,8 @@
  * Text of values: the output buffer, Python's str() and repr(), and JSON as json.dumps writes it.
  *
  * All texts grow at the end of the output buffer.  A caller who wants a string notes the length
- * with jinja_mark, writes, and cuts the tail off with jinja_take; the uses nest like a stack.
+ * with moe_jinja_mark, writes, and cuts the tail off with moe_jinja_take; the uses nest like a
+ * stack.
  */
 #include "jinja_lib.h"
 
@@ -15,32 +16,32 @@
 
 /* --- the output buffer ------------------------------------------------------------------------ */
 
-bool jinja_write(jinja *j, const char *data, size_t len)
+bool moe_jinja_write(jinja *j, const char *data, size_t len)
 {
     if (len > MAX_OUTPUT || j->out->len > MAX_OUTPUT - len)
-        return jinja_fail(j, "the template writes too much text");
+        return moe_jinja_fail(j, "the template writes too much text");
     if (len > 0 && !moe_buf_add(j->out, data, len)) {
-        jinja_fail(j, "out of memory");
+        moe_jinja_fail(j, "out of memory");
         j->status = MOE_ERR_MEMORY;
         return false;
     }
-    return len < 256 || jinja_step(j, len / 256);
+    return len < 256 || moe_jinja_step(j, len / 256);
 }
 
-bool jinja_write_char(jinja *j, char c)
+bool moe_jinja_write_char(jinja *j, char c)
 {
-    return jinja_write(j, &c, 1);
+    return moe_jinja_write(j, &c, 1);
 }
 
-bool jinja_write_repeat(jinja *j, const char *data, size_t len, size_t count)
+bool moe_jinja_write_repeat(jinja *j, const char *data, size_t len, size_t count)
 {
     size_t total;
     if (!moe_mul(len, count, &total) || total > MAX_OUTPUT)
-        return jinja_fail(j, "the template writes too much text");
-    if (!jinja_step(j, count / 16))
+        return moe_jinja_fail(j, "the template writes too much text");
+    if (!moe_jinja_step(j, count / 16))
         return false;
     for (size_t i = 0; i < count && len > 0; i++) {
-        if (!jinja_write(j, data, len))
+        if (!moe_jinja_write(j, data, len))
             return false;
     }
     return true;
@@ -48,18 +49,18 @@ bool jinja_write_repeat(jinja *j, const char *data, size_t len, size_t count)
 
 static bool write_text(jinja *j, const char *text)
 {
-    return jinja_write(j, text, strlen(text));
+    return moe_jinja_write(j, text, strlen(text));
 }
 
-size_t jinja_mark(const jinja *j)
+size_t moe_jinja_mark(const jinja *j)
 {
     return j->out->len;
 }
 
-bool jinja_take(jinja *j, size_t mark, bool safe, jinja_value *out)
+bool moe_jinja_take(jinja *j, size_t mark, bool safe, jinja_value *out)
 {
     size_t len = j->out->len - mark;
-    if (!jinja_string_copy(j, len > 0 ? j->out->data + mark : "", len, out))
+    if (!moe_jinja_string_copy(j, len > 0 ? j->out->data + mark : "", len, out))
         return false;
     out->s->safe = safe;
     j->out->len = mark;
@@ -69,7 +70,7 @@ bool jinja_take(jinja *j, size_t mark, bool safe, jinja_value *out)
 /* --- str() and repr() ------------------------------------------------------------------------- */
 
 /* The shortest text that reads back as f. */
-int jinja_float_repr(double f, char text[40])
+int moe_jinja_float_repr(double f, char text[40])
 {
     if (isnan(f) || isinf(f))
         return snprintf(text, 40, "%s", isnan(f) ? "nan" : f < 0 ? "-inf" : "inf");
@@ -114,35 +115,35 @@ static bool write_string_repr(jinja *j, const jinja_string *s)
     bool single = memchr(s->data, '\'', s->len) != NULL;
     bool twice = memchr(s->data, '"', s->len) != NULL;
     char quote = single && !twice ? '"' : '\'';
-    if (!jinja_step(j, s->len / 8) || (s->safe && !write_text(j, "Markup(")) ||
-        !jinja_write_char(j, quote))
+    if (!moe_jinja_step(j, s->len / 8) || (s->safe && !write_text(j, "Markup(")) ||
+        !moe_jinja_write_char(j, quote))
         return false;
     for (size_t i = 0; i < s->len;) {
         int32_t cp;
-        size_t n = jinja_utf8_decode(s->data + i, &cp);
+        size_t n = moe_jinja_utf8_decode(s->data + i, &cp);
         char text[16];
         int len = 0;
         if (cp == '\\' || cp == quote)
             len = snprintf(text, sizeof text, "\\%c", (char)cp);
         else if (cp == '\n' || cp == '\r' || cp == '\t')
             len = snprintf(text, sizeof text, "\\%c", cp == '\n' ? 'n' : cp == '\r' ? 'r' : 't');
-        else if (!jinja_is_printable(cp))
+        else if (!moe_jinja_is_printable(cp))
             len = snprintf(text, sizeof text,
                            cp < 0x100     ? "\\x%02x"
                            : cp < 0x10000 ? "\\u%04x"
                                           : "\\U%08x",
                            (unsigned)cp);
-        if (!(len > 0 ? jinja_write(j, text, (size_t)len) : jinja_write(j, s->data + i, n)))
+        if (!(len > 0 ? moe_jinja_write(j, text, (size_t)len) : moe_jinja_write(j, s->data + i, n)))
             return false;
         i += n;
     }
-    return jinja_write_char(j, quote) && (!s->safe || jinja_write_char(j, ')'));
+    return moe_jinja_write_char(j, quote) && (!s->safe || moe_jinja_write_char(j, ')'));
 }
 
 static bool write_items(jinja *j, const jinja_array *array)
 {
     for (size_t i = 0; i < array->len; i++) {
-        if ((i > 0 && !write_text(j, ", ")) || !jinja_write_repr(j, array->items[i]))
+        if ((i > 0 && !write_text(j, ", ")) || !moe_jinja_write_repr(j, array->items[i]))
             return false;
     }
     return true;
@@ -150,29 +151,30 @@ static bool write_items(jinja *j, const jinja_array *array)
 
 static bool write_dict_repr(jinja *j, const jinja_dict *dict)
 {
-    if (!jinja_write_char(j, '{'))
+    if (!moe_jinja_write_char(j, '{'))
         return false;
     for (size_t i = 0; i < dict->len; i++) {
-        if ((i > 0 && !write_text(j, ", ")) || !jinja_write_repr(j, dict->entries[i].key) ||
-            !write_text(j, ": ") || !jinja_write_repr(j, dict->entries[i].value))
+        if ((i > 0 && !write_text(j, ", ")) || !moe_jinja_write_repr(j, dict->entries[i].key) ||
+            !write_text(j, ": ") || !moe_jinja_write_repr(j, dict->entries[i].value))
             return false;
     }
-    return jinja_write_char(j, '}');
+    return moe_jinja_write_char(j, '}');
 }
 
 static bool write_container(jinja *j, jinja_value v)
 {
     switch (v.kind) {
     case JINJA_LIST:
-        return jinja_write_char(j, '[') && write_items(j, v.a) && jinja_write_char(j, ']');
+        return moe_jinja_write_char(j, '[') && write_items(j, v.a) && moe_jinja_write_char(j, ']');
     case JINJA_TUPLE:
-        return jinja_write_char(j, '(') && write_items(j, v.a) &&
+        return moe_jinja_write_char(j, '(') && write_items(j, v.a) &&
                write_text(j, v.a->len == 1 ? ",)" : ")");
     case JINJA_VIEW:
-        return write_text(j, jinja_type_name(v)) && write_text(j, "([") && write_items(j, v.a) &&
-               write_text(j, "])");
+        return write_text(j, moe_jinja_type_name(v)) && write_text(j, "([") &&
+               write_items(j, v.a) && write_text(j, "])");
     case JINJA_NAMESPACE:
-        return write_text(j, "<Namespace ") && write_dict_repr(j, v.d) && jinja_write_char(j, '>');
+        return write_text(j, "<Namespace ") && write_dict_repr(j, v.d) &&
+               moe_jinja_write_char(j, '>');
     default:
         return write_dict_repr(j, v.d);
     }
@@ -188,15 +190,15 @@ static bool write_object(jinja *j, jinja_value v)
     if (name != NULL)
         snprintf(text, sizeof text, "<function %s>", name);
     else
-        snprintf(text, sizeof text, "<%s object>", jinja_type_name(v));
+        snprintf(text, sizeof text, "<%s object>", moe_jinja_type_name(v));
     return write_text(j, text);
 }
 
-bool jinja_write_repr(jinja *j, jinja_value v)
+bool moe_jinja_write_repr(jinja *j, jinja_value v)
 {
     char text[96];
     bool ok;
-    if (!jinja_step(j, 1))
+    if (!moe_jinja_step(j, 1))
         return false;
     switch (v.kind) {
     case JINJA_UNDEFINED:
@@ -206,9 +208,10 @@ bool jinja_write_repr(jinja *j, jinja_value v)
     case JINJA_BOOL:
         return write_text(j, v.b ? "True" : "False");
     case JINJA_INT:
-        return jinja_write(j, text, (size_t)snprintf(text, sizeof text, "%lld", (long long)v.i));
+        return moe_jinja_write(j, text,
+                               (size_t)snprintf(text, sizeof text, "%lld", (long long)v.i));
     case JINJA_FLOAT:
-        return jinja_write(j, text, (size_t)jinja_float_repr(v.f, text));
+        return moe_jinja_write(j, text, (size_t)moe_jinja_float_repr(v.f, text));
     case JINJA_STRING:
         return write_string_repr(j, v.s);
     case JINJA_RANGE: {
@@ -217,45 +220,45 @@ bool jinja_write_repr(jinja *j, jinja_value v)
                          (long long)stop);
         if (v.range->step != 1)
             n += snprintf(text + n, sizeof text - (size_t)n, ", %lld", (long long)v.range->step);
-        return jinja_write(j, text, (size_t)n) && jinja_write_char(j, ')');
+        return moe_jinja_write(j, text, (size_t)n) && moe_jinja_write_char(j, ')');
     }
     case JINJA_LIST:
     case JINJA_TUPLE:
     case JINJA_VIEW:
     case JINJA_NAMESPACE:
     case JINJA_DICT:
-        ok = jinja_enter(j) && write_container(j, v);
-        jinja_leave(j);
+        ok = moe_jinja_enter(j) && write_container(j, v);
+        moe_jinja_leave(j);
         return ok;
     default:
         return write_object(j, v);
     }
 }
 
-bool jinja_write_str(jinja *j, jinja_value v)
+bool moe_jinja_write_str(jinja *j, jinja_value v)
 {
     if (v.kind == JINJA_STRING)
-        return jinja_write(j, v.s->data, v.s->len);
+        return moe_jinja_write(j, v.s->data, v.s->len);
     if (v.kind == JINJA_UNDEFINED)
         return true;
-    return jinja_write_repr(j, v);
+    return moe_jinja_write_repr(j, v);
 }
 
-bool jinja_to_string(jinja *j, jinja_value v, jinja_value *out)
+bool moe_jinja_to_string(jinja *j, jinja_value v, jinja_value *out)
 {
     *out = v;
     if (v.kind == JINJA_STRING)
         return true;
-    size_t mark = jinja_mark(j);
-    return jinja_write_str(j, v) && jinja_take(j, mark, false, out);
+    size_t mark = moe_jinja_mark(j);
+    return moe_jinja_write_str(j, v) && moe_jinja_take(j, mark, false, out);
 }
 
-bool jinja_write_escaped(jinja *j, jinja_value v)
+bool moe_jinja_write_escaped(jinja *j, jinja_value v)
 {
     if (v.kind == JINJA_STRING && v.s->safe)
-        return jinja_write_str(j, v);
+        return moe_jinja_write_str(j, v);
     jinja_value text;
-    if (!jinja_to_string(j, v, &text) || !jinja_step(j, text.s->len / 8))
+    if (!moe_jinja_to_string(j, v, &text) || !moe_jinja_step(j, text.s->len / 8))
         return false;
     for (size_t i = 0; i < text.s->len; i++) {
         char c = text.s->data[i];
@@ -265,7 +268,7 @@ bool jinja_write_escaped(jinja *j, jinja_value v)
                              : c == '\'' ? "&#39;"
                              : c == '"'  ? "&#34;"
                                          : NULL;
-        if (!(entity != NULL ? write_text(j, entity) : jinja_write_char(j, c)))
+        if (!(entity != NULL ? write_text(j, entity) : moe_jinja_write_char(j, c)))
             return false;
     }
     return true;
@@ -280,12 +283,12 @@ typedef struct json_style {
 
 static bool write_json_string(jinja *j, const jinja_string *s, bool ascii)
 {
-    if (!jinja_step(j, s->len / 8) || !jinja_write_char(j, '"'))
+    if (!moe_jinja_step(j, s->len / 8) || !moe_jinja_write_char(j, '"'))
         return false;
     for (size_t i = 0; i < s->len;) {
         static const char plain[] = "\"\\\n\r\t\f\b", letter[] = "\"\\nrtfb";
         int32_t cp;
-        size_t n = jinja_utf8_decode(s->data + i, &cp);
+        size_t n = moe_jinja_utf8_decode(s->data + i, &cp);
         const char *special = cp != 0 && cp < 0x80 ? strchr(plain, cp) : NULL;
         char text[16];
         int len = 0;
@@ -297,24 +300,26 @@ static bool write_json_string(jinja *j, const jinja_string *s, bool ascii)
             len = snprintf(text, sizeof text, "\\u%04x\\u%04x",
                            0xD800u + ((unsigned)(cp - 0x10000) >> 10),
                            0xDC00u + ((unsigned)(cp - 0x10000) & 0x3FF));
-        if (!(len > 0 ? jinja_write(j, text, (size_t)len) : jinja_write(j, s->data + i, n)))
+        if (!(len > 0 ? moe_jinja_write(j, text, (size_t)len) : moe_jinja_write(j, s->data + i, n)))
             return false;
         i += n;
     }
-    return jinja_write_char(j, '"');
+    return moe_jinja_write_char(j, '"');
 }
 
 static bool write_json(jinja *j, jinja_value v, const json_style *style, size_t level);
 
 static bool write_json_break(jinja *j, const json_style *style, size_t level)
 {
-    return !style->pretty || (jinja_write_char(j, '\n') &&
-                              jinja_write_repeat(j, style->indent.data, style->indent.len, level));
+    return !style->pretty ||
+           (moe_jinja_write_char(j, '\n') &&
+            moe_jinja_write_repeat(j, style->indent.data, style->indent.len, level));
 }
 
 static bool write_json_separator(jinja *j, const json_style *style, size_t level, size_t index)
 {
-    return (index == 0 || jinja_write(j, style->item_separator.data, style->item_separator.len)) &&
+    return (index == 0 ||
+            moe_jinja_write(j, style->item_separator.data, style->item_separator.len)) &&
            write_json_break(j, style, level);
 }
 
@@ -324,53 +329,54 @@ static bool write_json_key(jinja *j, jinja_value key, const json_style *style)
         return write_json_string(j, key.s, style->ascii);
     if (key.kind != JINJA_INT && key.kind != JINJA_FLOAT && key.kind != JINJA_BOOL &&
         key.kind != JINJA_NONE)
-        return jinja_fail(j, "keys must be str, int, float, bool or None, not %s",
-                          jinja_type_name(key));
-    return jinja_write_char(j, '"') && write_json(j, key, style, 0) && jinja_write_char(j, '"');
+        return moe_jinja_fail(j, "keys must be str, int, float, bool or None, not %s",
+                              moe_jinja_type_name(key));
+    return moe_jinja_write_char(j, '"') && write_json(j, key, style, 0) &&
+           moe_jinja_write_char(j, '"');
 }
 
 static bool write_json_object(jinja *j, const jinja_dict *dict, const json_style *style,
                               size_t level)
 {
     jinja_value keys, values;
-    if (!jinja_array_new(j, JINJA_LIST, dict->len, &keys) ||
-        !jinja_array_new(j, JINJA_LIST, dict->len, &values))
+    if (!moe_jinja_array_new(j, JINJA_LIST, dict->len, &keys) ||
+        !moe_jinja_array_new(j, JINJA_LIST, dict->len, &values))
         return false;
     for (size_t i = 0; i < dict->len; i++) {
         keys.a->items[i] = dict->entries[i].key;
         values.a->items[i] = dict->entries[i].value;
     }
-    if (style->sort && !jinja_sort(j, keys.a->items, values.a->items, dict->len, false))
+    if (style->sort && !moe_jinja_sort(j, keys.a->items, values.a->items, dict->len, false))
         return false;
-    if (!jinja_write_char(j, '{'))
+    if (!moe_jinja_write_char(j, '{'))
         return false;
     for (size_t i = 0; i < dict->len; i++) {
         if (!write_json_separator(j, style, level + 1, i) ||
             !write_json_key(j, keys.a->items[i], style) ||
-            !jinja_write(j, style->key_separator.data, style->key_separator.len) ||
+            !moe_jinja_write(j, style->key_separator.data, style->key_separator.len) ||
             !write_json(j, values.a->items[i], style, level + 1))
             return false;
     }
-    return (dict->len == 0 || write_json_break(j, style, level)) && jinja_write_char(j, '}');
+    return (dict->len == 0 || write_json_break(j, style, level)) && moe_jinja_write_char(j, '}');
 }
 
 static bool write_json_array(jinja *j, const jinja_array *array, const json_style *style,
                              size_t level)
 {
-    if (!jinja_write_char(j, '['))
+    if (!moe_jinja_write_char(j, '['))
         return false;
     for (size_t i = 0; i < array->len; i++) {
         if (!write_json_separator(j, style, level + 1, i) ||
             !write_json(j, array->items[i], style, level + 1))
             return false;
     }
-    return (array->len == 0 || write_json_break(j, style, level)) && jinja_write_char(j, ']');
+    return (array->len == 0 || write_json_break(j, style, level)) && moe_jinja_write_char(j, ']');
 }
 
 static bool write_json(jinja *j, jinja_value v, const json_style *style, size_t level)
 {
     bool ok;
-    if (!jinja_step(j, 1))
+    if (!moe_jinja_step(j, 1))
         return false;
     switch (v.kind) {
     case JINJA_NONE:
@@ -378,26 +384,27 @@ static bool write_json(jinja *j, jinja_value v, const json_style *style, size_t 
     case JINJA_BOOL:
         return write_text(j, v.b ? "true" : "false");
     case JINJA_INT:
-        return jinja_write_repr(j, v);
+        return moe_jinja_write_repr(j, v);
     case JINJA_FLOAT:
         if (isnan(v.f))
             return write_text(j, "NaN");
         if (isinf(v.f))
             return write_text(j, v.f < 0 ? "-Infinity" : "Infinity");
-        return jinja_write_repr(j, v);
+        return moe_jinja_write_repr(j, v);
     case JINJA_STRING:
         return write_json_string(j, v.s, style->ascii);
     case JINJA_LIST:
     case JINJA_TUPLE:
-        ok = jinja_enter(j) && write_json_array(j, v.a, style, level);
-        jinja_leave(j);
+        ok = moe_jinja_enter(j) && write_json_array(j, v.a, style, level);
+        moe_jinja_leave(j);
         return ok;
     case JINJA_DICT:
-        ok = jinja_enter(j) && write_json_object(j, v.d, style, level);
-        jinja_leave(j);
+        ok = moe_jinja_enter(j) && write_json_object(j, v.d, style, level);
+        moe_jinja_leave(j);
         return ok;
     default:
-        return jinja_fail(j, "Object of type %s is not JSON serializable", jinja_type_name(v));
+        return moe_jinja_fail(j, "Object of type %s is not JSON serializable",
+                              moe_jinja_type_name(v));
     }
 }
 
@@ -411,8 +418,8 @@ static bool filter_tojson(jinja *j, jinja_value self, const jinja_args *args, co
 {
     (void)args;
     json_style style = {
-        .ascii = jinja_truth(a[0]),
-        .sort = jinja_truth(a[3]),
+        .ascii = moe_jinja_truth(a[0]),
+        .sort = moe_jinja_truth(a[3]),
         .pretty = is_given(a[1]),
         .item_separator = {.data = ", ", .len = 2},
         .key_separator = {.data = ": ", .len = 2},
@@ -422,28 +429,28 @@ static bool filter_tojson(jinja *j, jinja_value self, const jinja_args *args, co
         style.item_separator.len = 1;
         if (jinja_is_integer(indent)) {
             int64_t n = jinja_integer(indent);
-            size_t mark = jinja_mark(j);
-            if (!jinja_write_repeat(j, " ", 1, n < 0 ? 0 : (size_t)n) ||
-                !jinja_take(j, mark, false, &indent))
+            size_t mark = moe_jinja_mark(j);
+            if (!moe_jinja_write_repeat(j, " ", 1, n < 0 ? 0 : (size_t)n) ||
+                !moe_jinja_take(j, mark, false, &indent))
                 return false;
         }
         if (indent.kind != JINJA_STRING)
-            return jinja_fail(j, "tojson: indent must be an integer or a string");
+            return moe_jinja_fail(j, "tojson: indent must be an integer or a string");
         style.indent = *indent.s;
     }
     if (is_given(a[2])) {
         jinja_value pair;
-        if (!jinja_list_of(j, a[2], &pair))
+        if (!moe_jinja_list_of(j, a[2], &pair))
             return false;
         if (pair.a->len != 2 || pair.a->items[0].kind != JINJA_STRING ||
             pair.a->items[1].kind != JINJA_STRING)
-            return jinja_fail(j, "tojson: separators must be two strings");
+            return moe_jinja_fail(j, "tojson: separators must be two strings");
         style.item_separator = *pair.a->items[0].s;
         style.key_separator = *pair.a->items[1].s;
     }
-    size_t mark = jinja_mark(j);
-    return write_json(j, self, &style, 0) && jinja_take(j, mark, false, out);
+    size_t mark = moe_jinja_mark(j);
+    return write_json(j, self, &style, 0) && moe_jinja_take(j, mark, false, out);
 }
 
-const jinja_builtin jinja_filter_tojson = {"tojson", "ensure_ascii? indent? separators? sort_keys?",
-                                           filter_tojson};
+const jinja_builtin moe_jinja_filter_tojson = {
+    "tojson", "ensure_ascii? indent? separators? sort_keys?", filter_tojson};

@@ -21,7 +21,7 @@ static bool is_given(jinja_value v)
 static bool want_string(jinja *j, jinja_value v)
 {
     return v.kind == JINJA_STRING ||
-           jinja_fail(j, "a string is required, not '%s'", jinja_type_name(v));
+           moe_jinja_fail(j, "a string is required, not '%s'", moe_jinja_type_name(v));
 }
 
 /* An optional integer argument. */
@@ -31,7 +31,8 @@ static bool want_integer(jinja *j, jinja_value v, int64_t otherwise, int64_t *ou
     if (!is_given(v))
         return true;
     if (!jinja_is_integer(v))
-        return jinja_fail(j, "'%s' object cannot be interpreted as an integer", jinja_type_name(v));
+        return moe_jinja_fail(j, "'%s' object cannot be interpreted as an integer",
+                              moe_jinja_type_name(v));
     *out = jinja_integer(v);
     return true;
 }
@@ -39,29 +40,29 @@ static bool want_integer(jinja *j, jinja_value v, int64_t otherwise, int64_t *ou
 /* Bytes [from, to) of a string as a string of the same kind. */
 static bool piece(jinja *j, const jinja_string *s, size_t from, size_t to, jinja_value *out)
 {
-    return jinja_string_share(j, s->data + from, to - from, s->safe, out);
+    return moe_jinja_string_share(j, s->data + from, to - from, s->safe, out);
 }
 
 /* --- case ------------------------------------------------------------------------------------- */
 
-bool jinja_string_case(jinja *j, const jinja_string *s, jinja_case to, jinja_value *out)
+bool moe_jinja_string_case(jinja *j, const jinja_string *s, jinja_case to, jinja_value *out)
 {
-    size_t mark = jinja_mark(j);
-    return jinja_write_case(j, s->data, s->len, to) && jinja_take(j, mark, s->safe, out);
+    size_t mark = moe_jinja_mark(j);
+    return moe_jinja_write_case(j, s->data, s->len, to) && moe_jinja_take(j, mark, s->safe, out);
 }
 
-bool jinja_string_capitalize(jinja *j, const jinja_string *s, jinja_value *out)
+bool moe_jinja_string_capitalize(jinja *j, const jinja_string *s, jinja_value *out)
 {
     int32_t cp;
-    size_t mark = jinja_mark(j), first = s->len > 0 ? jinja_utf8_decode(s->data, &cp) : 0;
-    return jinja_write_case(j, s->data, first, JINJA_TITLE) &&
-           jinja_write_case(j, s->data + first, s->len - first, JINJA_LOWER) &&
-           jinja_take(j, mark, s->safe, out);
+    size_t mark = moe_jinja_mark(j), first = s->len > 0 ? moe_jinja_utf8_decode(s->data, &cp) : 0;
+    return moe_jinja_write_case(j, s->data, first, JINJA_TITLE) &&
+           moe_jinja_write_case(j, s->data + first, s->len - first, JINJA_LOWER) &&
+           moe_jinja_take(j, mark, s->safe, out);
 }
 
 static bool is_cased(int32_t cp)
 {
-    return jinja_is_upper(cp) || jinja_is_lower(cp) || jinja_is_title(cp);
+    return moe_jinja_is_upper(cp) || moe_jinja_is_lower(cp) || moe_jinja_is_title(cp);
 }
 
 static bool write_title(jinja *j, const jinja_string *s)
@@ -69,8 +70,8 @@ static bool write_title(jinja *j, const jinja_string *s)
     bool inside = false;
     for (size_t i = 0; i < s->len;) {
         int32_t cp;
-        size_t n = jinja_utf8_decode(s->data + i, &cp);
-        if (!jinja_write_case(j, s->data + i, n, inside ? JINJA_LOWER : JINJA_TITLE))
+        size_t n = moe_jinja_utf8_decode(s->data + i, &cp);
+        if (!moe_jinja_write_case(j, s->data + i, n, inside ? JINJA_LOWER : JINJA_TITLE))
             return false;
         inside = is_cased(cp);
         i += n;
@@ -82,10 +83,10 @@ static bool write_swapped(jinja *j, const jinja_string *s)
 {
     for (size_t i = 0; i < s->len;) {
         int32_t cp;
-        size_t n = jinja_utf8_decode(s->data + i, &cp);
-        if (!(jinja_is_upper(cp)   ? jinja_write_case(j, s->data + i, n, JINJA_LOWER)
-              : jinja_is_lower(cp) ? jinja_write_case(j, s->data + i, n, JINJA_UPPER)
-                                   : jinja_write(j, s->data + i, n)))
+        size_t n = moe_jinja_utf8_decode(s->data + i, &cp);
+        if (!(moe_jinja_is_upper(cp)   ? moe_jinja_write_case(j, s->data + i, n, JINJA_LOWER)
+              : moe_jinja_is_lower(cp) ? moe_jinja_write_case(j, s->data + i, n, JINJA_UPPER)
+                                       : moe_jinja_write(j, s->data + i, n)))
             return false;
         i += n;
     }
@@ -95,46 +96,46 @@ static bool write_swapped(jinja *j, const jinja_string *s)
 METHOD(method_upper)
 {
     (void)args, (void)a;
-    return jinja_string_case(j, self.s, JINJA_UPPER, out);
+    return moe_jinja_string_case(j, self.s, JINJA_UPPER, out);
 }
 
 METHOD(method_lower)
 {
     (void)args, (void)a;
-    return jinja_string_case(j, self.s, JINJA_LOWER, out);
+    return moe_jinja_string_case(j, self.s, JINJA_LOWER, out);
 }
 
 METHOD(method_casefold)
 {
     (void)args, (void)a;
-    return jinja_string_case(j, self.s, JINJA_FOLD, out);
+    return moe_jinja_string_case(j, self.s, JINJA_FOLD, out);
 }
 
 METHOD(method_capitalize)
 {
     (void)args, (void)a;
-    return jinja_string_capitalize(j, self.s, out);
+    return moe_jinja_string_capitalize(j, self.s, out);
 }
 
 METHOD(method_title)
 {
     (void)args, (void)a;
-    size_t mark = jinja_mark(j);
-    return write_title(j, self.s) && jinja_take(j, mark, self.s->safe, out);
+    size_t mark = moe_jinja_mark(j);
+    return write_title(j, self.s) && moe_jinja_take(j, mark, self.s->safe, out);
 }
 
 METHOD(method_swapcase)
 {
     (void)args, (void)a;
-    size_t mark = jinja_mark(j);
-    return write_swapped(j, self.s) && jinja_take(j, mark, self.s->safe, out);
+    size_t mark = moe_jinja_mark(j);
+    return write_swapped(j, self.s) && moe_jinja_take(j, mark, self.s->safe, out);
 }
 
 /* --- classes of characters -------------------------------------------------------------------- */
 
 static bool is_alnum(int32_t cp)
 {
-    return jinja_is_alpha(cp) || jinja_is_numeric(cp) || jinja_is_digit(cp);
+    return moe_jinja_is_alpha(cp) || moe_jinja_is_numeric(cp) || moe_jinja_is_digit(cp);
 }
 
 static bool is_ascii(int32_t cp)
@@ -146,20 +147,20 @@ static bool all_are(const jinja_string *s, bool (*is)(int32_t cp), bool when_emp
 {
     for (size_t i = 0; i < s->len;) {
         int32_t cp;
-        i += jinja_utf8_decode(s->data + i, &cp);
+        i += moe_jinja_utf8_decode(s->data + i, &cp);
         if (!is(cp))
             return false;
     }
     return s->len > 0 || when_empty;
 }
 
-bool jinja_string_has_case(const jinja_string *s, bool upper)
+bool moe_jinja_string_has_case(const jinja_string *s, bool upper)
 {
     bool cased = false;
     for (size_t i = 0; i < s->len;) {
         int32_t cp;
-        i += jinja_utf8_decode(s->data + i, &cp);
-        if (jinja_is_title(cp) || (upper ? jinja_is_lower(cp) : jinja_is_upper(cp)))
+        i += moe_jinja_utf8_decode(s->data + i, &cp);
+        if (moe_jinja_is_title(cp) || (upper ? moe_jinja_is_lower(cp) : moe_jinja_is_upper(cp)))
             return false;
         cased = cased || is_cased(cp);
     }
@@ -171,19 +172,19 @@ bool jinja_string_has_case(const jinja_string *s, bool upper)
     {                                                                                              \
         (void)args, (void)a;                                                                       \
         *out = jinja_bool(test);                                                                   \
-        return jinja_step(j, self.s->len / 16);                                                    \
+        return moe_jinja_step(j, self.s->len / 16);                                                \
     }
 
 CLASS_METHOD(method_isalnum, all_are(self.s, is_alnum, false))
-CLASS_METHOD(method_isalpha, all_are(self.s, jinja_is_alpha, false))
+CLASS_METHOD(method_isalpha, all_are(self.s, moe_jinja_is_alpha, false))
 CLASS_METHOD(method_isascii, all_are(self.s, is_ascii, true))
-CLASS_METHOD(method_isdecimal, all_are(self.s, jinja_is_decimal, false))
-CLASS_METHOD(method_isdigit, all_are(self.s, jinja_is_digit, false))
-CLASS_METHOD(method_isnumeric, all_are(self.s, jinja_is_numeric, false))
-CLASS_METHOD(method_isprintable, all_are(self.s, jinja_is_printable, true))
-CLASS_METHOD(method_isspace, all_are(self.s, jinja_is_space, false))
-CLASS_METHOD(method_isupper, jinja_string_has_case(self.s, true))
-CLASS_METHOD(method_islower, jinja_string_has_case(self.s, false))
+CLASS_METHOD(method_isdecimal, all_are(self.s, moe_jinja_is_decimal, false))
+CLASS_METHOD(method_isdigit, all_are(self.s, moe_jinja_is_digit, false))
+CLASS_METHOD(method_isnumeric, all_are(self.s, moe_jinja_is_numeric, false))
+CLASS_METHOD(method_isprintable, all_are(self.s, moe_jinja_is_printable, true))
+CLASS_METHOD(method_isspace, all_are(self.s, moe_jinja_is_space, false))
+CLASS_METHOD(method_isupper, moe_jinja_string_has_case(self.s, true))
+CLASS_METHOD(method_islower, moe_jinja_string_has_case(self.s, false))
 
 METHOD(method_isidentifier)
 {
@@ -192,11 +193,11 @@ METHOD(method_isidentifier)
     for (size_t i = 0; i < self.s->len && ok;) {
         int32_t cp;
         bool first = i == 0;
-        i += jinja_utf8_decode(self.s->data + i, &cp);
-        ok = cp == '_' || jinja_is_alpha(cp) || (!first && jinja_is_decimal(cp));
+        i += moe_jinja_utf8_decode(self.s->data + i, &cp);
+        ok = cp == '_' || moe_jinja_is_alpha(cp) || (!first && moe_jinja_is_decimal(cp));
     }
     *out = jinja_bool(ok);
-    return jinja_step(j, self.s->len / 16);
+    return moe_jinja_step(j, self.s->len / 16);
 }
 
 METHOD(method_istitle)
@@ -205,25 +206,25 @@ METHOD(method_istitle)
     bool inside = false, any = false, ok = true;
     for (size_t i = 0; i < self.s->len && ok;) {
         int32_t cp;
-        i += jinja_utf8_decode(self.s->data + i, &cp);
-        bool starts = jinja_is_upper(cp) || jinja_is_title(cp);
-        ok = starts ? !inside : !jinja_is_lower(cp) || inside;
-        inside = starts || jinja_is_lower(cp);
+        i += moe_jinja_utf8_decode(self.s->data + i, &cp);
+        bool starts = moe_jinja_is_upper(cp) || moe_jinja_is_title(cp);
+        ok = starts ? !inside : !moe_jinja_is_lower(cp) || inside;
+        inside = starts || moe_jinja_is_lower(cp);
         any = any || inside;
     }
     *out = jinja_bool(ok && any);
-    return jinja_step(j, self.s->len / 16);
+    return moe_jinja_step(j, self.s->len / 16);
 }
 
 /* --- trimming and padding --------------------------------------------------------------------- */
 
 static bool is_trimmed(const char *at, size_t n, int32_t cp, const jinja_string *chars)
 {
-    return chars == NULL ? jinja_is_space(cp) : memmem(chars->data, chars->len, at, n) != NULL;
+    return chars == NULL ? moe_jinja_is_space(cp) : memmem(chars->data, chars->len, at, n) != NULL;
 }
 
-bool jinja_string_strip(jinja *j, const jinja_string *s, jinja_value chars, bool left, bool right,
-                        jinja_value *out)
+bool moe_jinja_string_strip(jinja *j, const jinja_string *s, jinja_value chars, bool left,
+                            bool right, jinja_value *out)
 {
     const jinja_string *set = NULL;
     size_t from = 0, to = s->len;
@@ -234,7 +235,7 @@ bool jinja_string_strip(jinja *j, const jinja_string *s, jinja_value chars, bool
         set = chars.s;
     }
     while (left && from < to) {
-        size_t n = jinja_utf8_decode(s->data + from, &cp);
+        size_t n = moe_jinja_utf8_decode(s->data + from, &cp);
         if (!is_trimmed(s->data + from, n, cp, set))
             break;
         from += n;
@@ -243,30 +244,30 @@ bool jinja_string_strip(jinja *j, const jinja_string *s, jinja_value chars, bool
         size_t at = to - 1;
         while (at > from && ((unsigned char)s->data[at] & 0xC0) == 0x80)
             at--;
-        jinja_utf8_decode(s->data + at, &cp);
+        moe_jinja_utf8_decode(s->data + at, &cp);
         if (!is_trimmed(s->data + at, to - at, cp, set))
             break;
         to = at;
     }
-    return jinja_step(j, (s->len - (to - from)) / 16) && piece(j, s, from, to, out);
+    return moe_jinja_step(j, (s->len - (to - from)) / 16) && piece(j, s, from, to, out);
 }
 
 METHOD(method_strip)
 {
     (void)args;
-    return jinja_string_strip(j, self.s, a[0], true, true, out);
+    return moe_jinja_string_strip(j, self.s, a[0], true, true, out);
 }
 
 METHOD(method_lstrip)
 {
     (void)args;
-    return jinja_string_strip(j, self.s, a[0], true, false, out);
+    return moe_jinja_string_strip(j, self.s, a[0], true, false, out);
 }
 
 METHOD(method_rstrip)
 {
     (void)args;
-    return jinja_string_strip(j, self.s, a[0], false, true, out);
+    return moe_jinja_string_strip(j, self.s, a[0], false, true, out);
 }
 
 static bool starts_with(const jinja_string *s, const jinja_string *prefix)
@@ -298,19 +299,20 @@ METHOD(method_removesuffix)
 static bool pad(jinja *j, jinja_value self, jinja_value fill, size_t left, size_t right,
                 jinja_value *out)
 {
-    size_t mark = jinja_mark(j);
+    size_t mark = moe_jinja_mark(j);
     const char *text = " ";
     size_t len = 1;
     if (fill.kind != JINJA_MISSING) {
         if (!want_string(j, fill))
             return false;
         if (fill.s->n_chars != 1)
-            return jinja_fail(j, "the fill character must be exactly one character long");
+            return moe_jinja_fail(j, "the fill character must be exactly one character long");
         text = fill.s->data;
         len = fill.s->len;
     }
-    return jinja_write_repeat(j, text, len, left) && jinja_write_str(j, self) &&
-           jinja_write_repeat(j, text, len, right) && jinja_take(j, mark, self.s->safe, out);
+    return moe_jinja_write_repeat(j, text, len, left) && moe_jinja_write_str(j, self) &&
+           moe_jinja_write_repeat(j, text, len, right) &&
+           moe_jinja_take(j, mark, self.s->safe, out);
 }
 
 static bool pad_width(jinja *j, jinja_value self, jinja_value width, size_t *gap)
@@ -352,37 +354,37 @@ METHOD(method_center)
 METHOD(method_zfill)
 {
     (void)args;
-    size_t gap, mark = jinja_mark(j);
+    size_t gap, mark = moe_jinja_mark(j);
     size_t sign = self.s->len > 0 && (*self.s->data == '-' || *self.s->data == '+');
-    return pad_width(j, self, a[0], &gap) && jinja_write(j, self.s->data, sign) &&
-           jinja_write_repeat(j, "0", 1, gap) &&
-           jinja_write(j, self.s->data + sign, self.s->len - sign) &&
-           jinja_take(j, mark, self.s->safe, out);
+    return pad_width(j, self, a[0], &gap) && moe_jinja_write(j, self.s->data, sign) &&
+           moe_jinja_write_repeat(j, "0", 1, gap) &&
+           moe_jinja_write(j, self.s->data + sign, self.s->len - sign) &&
+           moe_jinja_take(j, mark, self.s->safe, out);
 }
 
 METHOD(method_expandtabs)
 {
     (void)args;
     int64_t size;
-    size_t column = 0, mark = jinja_mark(j);
+    size_t column = 0, mark = moe_jinja_mark(j);
     if (!want_integer(j, a[0], 8, &size))
         return false;
     for (size_t i = 0; i < self.s->len;) {
         int32_t cp;
-        size_t n = jinja_utf8_decode(self.s->data + i, &cp);
+        size_t n = moe_jinja_utf8_decode(self.s->data + i, &cp);
         if (cp == '\t') {
             size_t gap = size > 0 ? (size_t)size - column % (size_t)size : 0;
-            if (!jinja_write_repeat(j, " ", 1, gap))
+            if (!moe_jinja_write_repeat(j, " ", 1, gap))
                 return false;
             column += gap;
         } else {
-            if (!jinja_write(j, self.s->data + i, n))
+            if (!moe_jinja_write(j, self.s->data + i, n))
                 return false;
             column = cp == '\n' || cp == '\r' ? 0 : column + 1;
         }
         i += n;
     }
-    return jinja_take(j, mark, self.s->safe, out);
+    return moe_jinja_take(j, mark, self.s->safe, out);
 }
 
 /* --- searching -------------------------------------------------------------------------------- */
@@ -394,14 +396,14 @@ static bool search_range(jinja *j, const jinja_string *s, jinja_value start, jin
 {
     int64_t n = (int64_t)s->n_chars, from, to;
     if (!want_integer(j, start, 0, &from) || !want_integer(j, end, n, &to) ||
-        !jinja_step(j, s->len / 16))
+        !moe_jinja_step(j, s->len / 16))
         return false;
     to = to > n ? n : to >= 0 ? to : to < -n ? 0 : to + n;
     from = from >= 0 ? from : from < -n ? 0 : from + n;
     *valid = from <= to;
     *offset = *valid ? (size_t)from : 0;
-    size_t first = *valid ? jinja_utf8_offset(s, (size_t)from) : 0;
-    size_t last = *valid ? jinja_utf8_offset(s, (size_t)to) : 0;
+    size_t first = *valid ? moe_jinja_utf8_offset(s, (size_t)from) : 0;
+    size_t last = *valid ? moe_jinja_utf8_offset(s, (size_t)to) : 0;
     *part = (jinja_string){
         .data = s->data + first, .len = last - first, .n_chars = *valid ? (size_t)(to - from) : 0};
     return true;
@@ -433,7 +435,7 @@ static bool find(jinja *j, jinja_value self, const jinja_value *a, bool last, ji
                   : memmem(part.data, part.len, a[0].s->data, a[0].s->len);
     *out = jinja_int(-1);
     if (at != NULL)
-        out->i = (int64_t)(offset + jinja_utf8_count(part.data, (size_t)(at - part.data)));
+        out->i = (int64_t)(offset + moe_jinja_utf8_count(part.data, (size_t)(at - part.data)));
     return true;
 }
 
@@ -452,13 +454,14 @@ METHOD(method_rfind)
 METHOD(method_index)
 {
     (void)args;
-    return find(j, self, a, false, out) && (out->i >= 0 || jinja_fail(j, "substring not found"));
+    return find(j, self, a, false, out) &&
+           (out->i >= 0 || moe_jinja_fail(j, "substring not found"));
 }
 
 METHOD(method_rindex)
 {
     (void)args;
-    return find(j, self, a, true, out) && (out->i >= 0 || jinja_fail(j, "substring not found"));
+    return find(j, self, a, true, out) && (out->i >= 0 || moe_jinja_fail(j, "substring not found"));
 }
 
 METHOD(method_count)
@@ -520,12 +523,12 @@ METHOD(method_endswith)
 
 /* --- replacing -------------------------------------------------------------------------------- */
 
-bool jinja_string_replace(jinja *j, const jinja_string *s, const jinja_string *old,
-                          jinja_value with, int64_t count, bool safe, jinja_value *out)
+bool moe_jinja_string_replace(jinja *j, const jinja_string *s, const jinja_string *old,
+                              jinja_value with, int64_t count, bool safe, jinja_value *out)
 {
-    size_t mark = jinja_mark(j);
+    size_t mark = moe_jinja_mark(j);
     const char *at = s->data, *end = at + s->len;
-    if (safe && (!jinja_write_escaped(j, with) || !jinja_take(j, mark, true, &with)))
+    if (safe && (!moe_jinja_write_escaped(j, with) || !moe_jinja_take(j, mark, true, &with)))
         return false;
     for (; count != 0; count--) {
         const char *found = at;
@@ -534,8 +537,8 @@ bool jinja_string_replace(jinja *j, const jinja_string *s, const jinja_string *o
             found = memmem(at, (size_t)(end - at), old->data, old->len);
         if (found == NULL)
             break;
-        if (!jinja_write(j, at, (size_t)(found - at)) || !jinja_write_str(j, with) ||
-            !jinja_step(j, 1))
+        if (!moe_jinja_write(j, at, (size_t)(found - at)) || !moe_jinja_write_str(j, with) ||
+            !moe_jinja_step(j, 1))
             return false;
         at = found + old->len;
         if (old->len > 0)
@@ -543,12 +546,12 @@ bool jinja_string_replace(jinja *j, const jinja_string *s, const jinja_string *o
         /* an empty text is found between all characters */
         if (at == end)
             break;
-        size_t n = jinja_utf8_decode(at, &cp);
-        if (!jinja_write(j, at, n))
+        size_t n = moe_jinja_utf8_decode(at, &cp);
+        if (!moe_jinja_write(j, at, n))
             return false;
         at += n;
     }
-    return jinja_write(j, at, (size_t)(end - at)) && jinja_take(j, mark, safe, out);
+    return moe_jinja_write(j, at, (size_t)(end - at)) && moe_jinja_take(j, mark, safe, out);
 }
 
 METHOD(method_replace)
@@ -556,7 +559,7 @@ METHOD(method_replace)
     (void)args;
     int64_t count;
     return want_string(j, a[0]) && want_string(j, a[1]) && want_integer(j, a[2], -1, &count) &&
-           jinja_string_replace(j, self.s, a[0].s, a[1], count, self.s->safe, out);
+           moe_jinja_string_replace(j, self.s, a[0].s, a[1], count, self.s->safe, out);
 }
 
 /* --- splitting and joining -------------------------------------------------------------------- */
@@ -565,7 +568,8 @@ static bool add_piece(jinja *j, const jinja_string *s, size_t from, size_t to, j
                       size_t *cap)
 {
     jinja_value v;
-    return jinja_step(j, 1) && piece(j, s, from, to, &v) && jinja_array_add(j, list.a, cap, v);
+    return moe_jinja_step(j, 1) && piece(j, s, from, to, &v) &&
+           moe_jinja_array_add(j, list.a, cap, v);
 }
 
 static void reverse_items(jinja_array *array)
@@ -581,7 +585,7 @@ static bool split_at(jinja *j, const jinja_string *s, const jinja_string *sep, i
                      bool from_right, jinja_value *out)
 {
     size_t cap = 0, from = 0, to = s->len;
-    if (!jinja_array_new(j, JINJA_LIST, 0, out))
+    if (!moe_jinja_array_new(j, JINJA_LIST, 0, out))
         return false;
     for (; limit != 0; limit--) {
         jinja_string rest = {.data = s->data + from, .len = to - from};
@@ -609,8 +613,8 @@ static size_t skip_run(const jinja_string *s, size_t at, bool space)
 {
     while (at < s->len) {
         int32_t cp;
-        size_t n = jinja_utf8_decode(s->data + at, &cp);
-        if (jinja_is_space(cp) != space)
+        size_t n = moe_jinja_utf8_decode(s->data + at, &cp);
+        if (moe_jinja_is_space(cp) != space)
             break;
         at += n;
     }
@@ -625,8 +629,8 @@ static size_t skip_run_back(const jinja_string *s, size_t to, bool space)
         int32_t cp;
         while (at > 0 && ((unsigned char)s->data[at] & 0xC0) == 0x80)
             at--;
-        jinja_utf8_decode(s->data + at, &cp);
-        if (jinja_is_space(cp) != space)
+        moe_jinja_utf8_decode(s->data + at, &cp);
+        if (moe_jinja_is_space(cp) != space)
             break;
         to = at;
     }
@@ -636,7 +640,7 @@ static size_t skip_run_back(const jinja_string *s, size_t to, bool space)
 static bool split_words(jinja *j, const jinja_string *s, int64_t limit, jinja_value *out)
 {
     size_t cap = 0, at = skip_run(s, 0, true);
-    if (!jinja_array_new(j, JINJA_LIST, 0, out))
+    if (!moe_jinja_array_new(j, JINJA_LIST, 0, out))
         return false;
     for (; at < s->len; limit--) {
         size_t end = limit == 0 ? s->len : skip_run(s, at, false);
@@ -650,7 +654,7 @@ static bool split_words(jinja *j, const jinja_string *s, int64_t limit, jinja_va
 static bool rsplit_words(jinja *j, const jinja_string *s, int64_t limit, jinja_value *out)
 {
     size_t cap = 0, to = skip_run_back(s, s->len, true);
-    if (!jinja_array_new(j, JINJA_LIST, 0, out))
+    if (!moe_jinja_array_new(j, JINJA_LIST, 0, out))
         return false;
     for (; to > 0; limit--) {
         size_t from = limit == 0 ? 0 : skip_run_back(s, to, false);
@@ -662,17 +666,17 @@ static bool rsplit_words(jinja *j, const jinja_string *s, int64_t limit, jinja_v
     return true;
 }
 
-bool jinja_string_split(jinja *j, const jinja_string *s, jinja_value sep, int64_t limit,
-                        bool from_right, jinja_value *out)
+bool moe_jinja_string_split(jinja *j, const jinja_string *s, jinja_value sep, int64_t limit,
+                            bool from_right, jinja_value *out)
 {
-    if (!jinja_step(j, s->len / 16))
+    if (!moe_jinja_step(j, s->len / 16))
         return false;
     if (!is_given(sep))
         return from_right ? rsplit_words(j, s, limit, out) : split_words(j, s, limit, out);
     if (!want_string(j, sep))
         return false;
     if (sep.s->len == 0)
-        return jinja_fail(j, "empty separator");
+        return moe_jinja_fail(j, "empty separator");
     return split_at(j, s, sep.s, limit, from_right, out);
 }
 
@@ -681,7 +685,7 @@ METHOD(method_split)
     (void)args;
     int64_t limit;
     return want_integer(j, a[1], -1, &limit) &&
-           jinja_string_split(j, self.s, a[0], limit, false, out);
+           moe_jinja_string_split(j, self.s, a[0], limit, false, out);
 }
 
 METHOD(method_rsplit)
@@ -689,7 +693,7 @@ METHOD(method_rsplit)
     (void)args;
     int64_t limit;
     return want_integer(j, a[1], -1, &limit) &&
-           jinja_string_split(j, self.s, a[0], limit, true, out);
+           moe_jinja_string_split(j, self.s, a[0], limit, true, out);
 }
 
 static bool is_line_end(int32_t cp)
@@ -698,15 +702,15 @@ static bool is_line_end(int32_t cp)
            cp == 0x2029;
 }
 
-bool jinja_string_lines(jinja *j, const jinja_string *s, bool keep_ends, jinja_value *out)
+bool moe_jinja_string_lines(jinja *j, const jinja_string *s, bool keep_ends, jinja_value *out)
 {
     size_t cap = 0, from = 0;
-    if (!jinja_array_new(j, JINJA_LIST, 0, out))
+    if (!moe_jinja_array_new(j, JINJA_LIST, 0, out))
         return false;
     for (size_t i = 0; i < s->len;) {
         int32_t cp;
         size_t end = i;
-        i += jinja_utf8_decode(s->data + i, &cp);
+        i += moe_jinja_utf8_decode(s->data + i, &cp);
         if (!is_line_end(cp))
             continue;
         if (cp == '\r' && i < s->len && s->data[i] == '\n')
@@ -721,7 +725,7 @@ bool jinja_string_lines(jinja *j, const jinja_string *s, bool keep_ends, jinja_v
 METHOD(method_splitlines)
 {
     (void)args;
-    return jinja_string_lines(j, self.s, jinja_truth(a[0]), out);
+    return moe_jinja_string_lines(j, self.s, moe_jinja_truth(a[0]), out);
 }
 
 /* (before, separator, after) of the first or last separator. */
@@ -730,13 +734,13 @@ static bool partition(jinja *j, jinja_value self, jinja_value sep, bool last, ji
     if (!want_string(j, sep))
         return false;
     if (sep.s->len == 0)
-        return jinja_fail(j, "empty separator");
+        return moe_jinja_fail(j, "empty separator");
     const jinja_string *s = self.s;
     const char *found =
         last ? find_last(s, sep.s) : memmem(s->data, s->len, sep.s->data, sep.s->len);
     size_t at = found != NULL ? (size_t)(found - s->data) : last ? 0 : s->len;
     size_t end = found != NULL ? at + sep.s->len : at;
-    return jinja_step(j, s->len / 16) && jinja_array_new(j, JINJA_TUPLE, 3, out) &&
+    return moe_jinja_step(j, s->len / 16) && moe_jinja_array_new(j, JINJA_TUPLE, 3, out) &&
            piece(j, s, 0, at, &out->a->items[0]) && piece(j, s, at, end, &out->a->items[1]) &&
            piece(j, s, end, s->len, &out->a->items[2]);
 }
@@ -756,27 +760,27 @@ METHOD(method_rpartition)
 METHOD(method_join)
 {
     (void)args;
-    size_t mark = jinja_mark(j);
+    size_t mark = moe_jinja_mark(j);
     jinja_value list;
     bool safe = self.s->safe;
-    if (!jinja_list_of(j, a[0], &list))
+    if (!moe_jinja_list_of(j, a[0], &list))
         return false;
     for (size_t i = 0; i < list.a->len; i++) {
         jinja_value item = list.a->items[i];
         if (item.kind != JINJA_STRING && !safe)
-            return jinja_fail(j, "sequence item %zu: expected str instance, %s found", i,
-                              jinja_type_name(item));
-        if ((i > 0 && !jinja_write_str(j, self)) ||
-            !(safe ? jinja_write_escaped(j, item) : jinja_write_str(j, item)))
+            return moe_jinja_fail(j, "sequence item %zu: expected str instance, %s found", i,
+                                  moe_jinja_type_name(item));
+        if ((i > 0 && !moe_jinja_write_str(j, self)) ||
+            !(safe ? moe_jinja_write_escaped(j, item) : moe_jinja_write_str(j, item)))
             return false;
     }
-    return jinja_take(j, mark, safe, out);
+    return moe_jinja_take(j, mark, safe, out);
 }
 
 METHOD(method_format)
 {
     (void)a;
-    return jinja_format_braces(j, self.s, args, out);
+    return moe_jinja_format_braces(j, self.s, args, out);
 }
 
 METHOD(method_format_map)
@@ -784,20 +788,21 @@ METHOD(method_format_map)
     (void)args;
     jinja_value names, values;
     if (a[0].kind != JINJA_DICT)
-        return jinja_fail(j, "format_map() needs a mapping");
-    if (!jinja_array_new(j, JINJA_LIST, 0, &names) || !jinja_array_new(j, JINJA_LIST, 0, &values))
+        return moe_jinja_fail(j, "format_map() needs a mapping");
+    if (!moe_jinja_array_new(j, JINJA_LIST, 0, &names) ||
+        !moe_jinja_array_new(j, JINJA_LIST, 0, &values))
         return false;
     size_t names_cap = 0, values_cap = 0;
     for (size_t i = 0; i < a[0].d->len; i++) {
         const jinja_entry *entry = &a[0].d->entries[i];
         if (entry->key.kind == JINJA_STRING &&
-            (!jinja_array_add(j, names.a, &names_cap, entry->key) ||
-             !jinja_array_add(j, values.a, &values_cap, entry->value)))
+            (!moe_jinja_array_add(j, names.a, &names_cap, entry->key) ||
+             !moe_jinja_array_add(j, values.a, &values_cap, entry->value)))
             return false;
     }
     jinja_args named = {
         .names = names.a->items, .values = values.a->items, .n_named = names.a->len};
-    return jinja_format_braces(j, self.s, &named, out);
+    return moe_jinja_format_braces(j, self.s, &named, out);
 }
 
 static const jinja_builtin string_methods[] = {
@@ -847,7 +852,8 @@ static const jinja_builtin string_methods[] = {
     {"zfill", "width", method_zfill},
 };
 
-const jinja_builtin *jinja_find_string_method(const jinja_string *name)
+const jinja_builtin *moe_jinja_find_string_method(const jinja_string *name)
 {
-    return jinja_find_in(string_methods, sizeof string_methods / sizeof string_methods[0], name);
+    return moe_jinja_find_in(string_methods, sizeof string_methods / sizeof string_methods[0],
+                             name);
 }

@@ -118,9 +118,9 @@ struct jinja_node {
 };
 
 /* Cuts a template (valid UTF-8) into tokens; the last one is EOF. */
-bool jinja_lex(jinja *j, const char *source, size_t len, jinja_token **tokens);
+bool moe_jinja_lex(jinja *j, const char *source, size_t len, jinja_token **tokens);
 
 /* The tree of a template: a BODY node, or NULL if it failed. */
-jinja_node *jinja_parse(jinja *j, const jinja_token *tokens);
+jinja_node *moe_jinja_parse(jinja *j, const jinja_token *tokens);
 
 #endif

@@ -13,7 +13,7 @@
     {                                                                                              \
         (void)args, (void)a;                                                                       \
         *out = jinja_bool(expression);                                                             \
-        return jinja_step(j, 1);                                                                   \
+        return moe_jinja_step(j, 1);                                                               \
     }
 
 /* A test that compares the value with its argument. */
@@ -22,7 +22,7 @@
     {                                                                                              \
         (void)args;                                                                                \
         bool result;                                                                               \
-        if (!jinja_compare(j, op, self, a[0], &result))                                            \
+        if (!moe_jinja_compare(j, op, self, a[0], &result))                                        \
             return false;                                                                          \
         *out = jinja_bool(result);                                                                 \
         return true;                                                                               \
@@ -52,11 +52,11 @@ SIMPLE_TEST(test_number, jinja_is_integer(self) || self.kind == JINJA_FLOAT)
 SIMPLE_TEST(test_string, self.kind == JINJA_STRING)
 SIMPLE_TEST(test_mapping, self.kind == JINJA_DICT)
 SIMPLE_TEST(test_sequence, has_length(self))
-SIMPLE_TEST(test_iterable, jinja_iterable(self) || self.kind == JINJA_LOOP)
+SIMPLE_TEST(test_iterable, moe_jinja_iterable(self) || self.kind == JINJA_LOOP)
 SIMPLE_TEST(test_callable, is_callable(self))
 SIMPLE_TEST(test_escaped, self.kind == JINJA_STRING && self.s->safe)
-SIMPLE_TEST(test_filter, self.kind == JINJA_STRING && jinja_find_filter(self.s) != NULL)
-SIMPLE_TEST(test_test, self.kind == JINJA_STRING && jinja_find_test(self.s) != NULL)
+SIMPLE_TEST(test_filter, self.kind == JINJA_STRING && moe_jinja_find_filter(self.s) != NULL)
+SIMPLE_TEST(test_test, self.kind == JINJA_STRING && moe_jinja_find_test(self.s) != NULL)
 
 COMPARISON_TEST(test_eq, JINJA_EQ)
 COMPARISON_TEST(test_ne, JINJA_NE)
@@ -71,8 +71,8 @@ static bool has_remainder(jinja *j, jinja_value v, jinja_value divisor, int64_t 
 {
     bool equal;
     jinja_value remainder;
-    if (!jinja_binary(j, JINJA_MOD, v, divisor, &remainder) ||
-        !jinja_equal(j, remainder, jinja_int(wanted), &equal))
+    if (!moe_jinja_binary(j, JINJA_MOD, v, divisor, &remainder) ||
+        !moe_jinja_equal(j, remainder, jinja_int(wanted), &equal))
         return false;
     *out = jinja_bool(equal);
     return true;
@@ -99,10 +99,10 @@ TEST(test_divisibleby)
 static bool has_case(jinja *j, jinja_value v, bool upper, jinja_value *out)
 {
     jinja_value text;
-    if (!jinja_to_string(j, v, &text))
+    if (!moe_jinja_to_string(j, v, &text))
         return false;
-    *out = jinja_bool(jinja_string_has_case(text.s, upper));
-    return jinja_step(j, text.s->len / 64);
+    *out = jinja_bool(moe_jinja_string_has_case(text.s, upper));
+    return moe_jinja_step(j, text.s->len / 64);
 }
 
 TEST(test_lower)
@@ -124,7 +124,7 @@ TEST(test_sameas)
     bool same = self.kind == a[0].kind;
     if (same && (self.kind == JINJA_LIST || self.kind == JINJA_TUPLE || self.kind == JINJA_DICT))
         same = self.a == a[0].a;
-    else if (same && !jinja_equal(j, self, a[0], &same))
+    else if (same && !moe_jinja_equal(j, self, a[0], &same))
         return false;
     *out = jinja_bool(same);
     return true;
@@ -153,7 +153,7 @@ static const jinja_builtin tests[] = {
     {">=", "other", test_ge},
 };
 
-const jinja_builtin *jinja_find_test(const jinja_string *name)
+const jinja_builtin *moe_jinja_find_test(const jinja_string *name)
 {
-    return jinja_find_in(tests, sizeof tests / sizeof tests[0], name);
+    return moe_jinja_find_in(tests, sizeof tests / sizeof tests[0], name);
 }

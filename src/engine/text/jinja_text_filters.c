@@ -23,7 +23,7 @@ static bool want_integer(jinja *j, jinja_value v, int64_t otherwise, int64_t *ou
     if (v.kind == JINJA_MISSING)
         return true;
     if (!jinja_is_integer(v))
-        return jinja_fail(j, "an integer is required, not '%s'", jinja_type_name(v));
+        return moe_jinja_fail(j, "an integer is required, not '%s'", moe_jinja_type_name(v));
     *out = jinja_integer(v);
     return true;
 }
@@ -31,9 +31,9 @@ static bool want_integer(jinja *j, jinja_value v, int64_t otherwise, int64_t *ou
 static bool want_string(jinja *j, jinja_value v)
 {
     if (v.kind == JINJA_UNDEFINED)
-        return jinja_fail_undefined(j, v);
+        return moe_jinja_fail_undefined(j, v);
     return v.kind == JINJA_STRING ||
-           jinja_fail(j, "a string is required, not '%s'", jinja_type_name(v));
+           moe_jinja_fail(j, "a string is required, not '%s'", moe_jinja_type_name(v));
 }
 
 /* --- case, trimming, escaping ----------------------------------------------------------------- */
@@ -41,59 +41,63 @@ static bool want_string(jinja *j, jinja_value v)
 FILTER(filter_upper)
 {
     (void)args, (void)a;
-    return jinja_to_string(j, self, &self) && jinja_string_case(j, self.s, JINJA_UPPER, out);
+    return moe_jinja_to_string(j, self, &self) &&
+           moe_jinja_string_case(j, self.s, JINJA_UPPER, out);
 }
 
 FILTER(filter_lower)
 {
     (void)args, (void)a;
-    return jinja_to_string(j, self, &self) && jinja_string_case(j, self.s, JINJA_LOWER, out);
+    return moe_jinja_to_string(j, self, &self) &&
+           moe_jinja_string_case(j, self.s, JINJA_LOWER, out);
 }
 
 FILTER(filter_capitalize)
 {
     (void)args, (void)a;
-    return jinja_to_string(j, self, &self) && jinja_string_capitalize(j, self.s, out);
+    return moe_jinja_to_string(j, self, &self) && moe_jinja_string_capitalize(j, self.s, out);
 }
 
 static bool separates_words(int32_t cp)
 {
-    return jinja_is_space(cp) || cp == '-' || cp == '(' || cp == '{' || cp == '[' || cp == '<';
+    return moe_jinja_is_space(cp) || cp == '-' || cp == '(' || cp == '{' || cp == '[' || cp == '<';
 }
 
 FILTER(filter_title)
 {
     (void)args, (void)a;
-    size_t mark = jinja_mark(j);
+    size_t mark = moe_jinja_mark(j);
     bool inside = false;
-    if (!jinja_to_string(j, self, &self))
+    if (!moe_jinja_to_string(j, self, &self))
         return false;
     for (size_t i = 0; i < self.s->len;) {
         int32_t cp;
-        size_t n = jinja_utf8_decode(self.s->data + i, &cp);
-        if (!jinja_write_case(j, self.s->data + i, n, inside ? JINJA_LOWER : JINJA_UPPER))
+        size_t n = moe_jinja_utf8_decode(self.s->data + i, &cp);
+        if (!moe_jinja_write_case(j, self.s->data + i, n, inside ? JINJA_LOWER : JINJA_UPPER))
             return false;
         inside = !separates_words(cp);
         i += n;
     }
-    return jinja_take(j, mark, false, out);
+    return moe_jinja_take(j, mark, false, out);
 }
 
 FILTER(filter_trim)
 {
     (void)args;
-    return jinja_to_string(j, self, &self) && jinja_string_strip(j, self.s, a[0], true, true, out);
+    return moe_jinja_to_string(j, self, &self) &&
+           moe_jinja_string_strip(j, self.s, a[0], true, true, out);
 }
 
 FILTER(filter_string)
 {
     (void)args, (void)a;
-    return jinja_to_string(j, self, out);
+    return moe_jinja_to_string(j, self, out);
 }
 
 static bool mark_safe(jinja *j, jinja_value v, jinja_value *out)
 {
-    return jinja_to_string(j, v, &v) && jinja_string_share(j, v.s->data, v.s->len, true, out);
+    return moe_jinja_to_string(j, v, &v) &&
+           moe_jinja_string_share(j, v.s->data, v.s->len, true, out);
 }
 
 FILTER(filter_safe)
@@ -105,16 +109,16 @@ FILTER(filter_safe)
 FILTER(filter_escape)
 {
     (void)args, (void)a;
-    size_t mark = jinja_mark(j);
-    return jinja_write_escaped(j, self) && jinja_take(j, mark, true, out);
+    size_t mark = moe_jinja_mark(j);
+    return moe_jinja_write_escaped(j, self) && moe_jinja_take(j, mark, true, out);
 }
 
 FILTER(filter_forceescape)
 {
     (void)args, (void)a;
-    size_t mark = jinja_mark(j);
-    return jinja_write_str(j, self) && jinja_take(j, mark, false, &self) &&
-           jinja_write_escaped(j, self) && jinja_take(j, mark, true, out);
+    size_t mark = moe_jinja_mark(j);
+    return moe_jinja_write_str(j, self) && moe_jinja_take(j, mark, false, &self) &&
+           moe_jinja_write_escaped(j, self) && moe_jinja_take(j, mark, true, out);
 }
 
 /* --- building text ---------------------------------------------------------------------------- */
@@ -125,26 +129,26 @@ FILTER(filter_replace)
     int64_t count;
     jinja_value old, with;
     return want_integer(j, a[2].kind == JINJA_NONE ? jinja_missing() : a[2], -1, &count) &&
-           jinja_to_string(j, self, &self) && jinja_to_string(j, a[0], &old) &&
-           jinja_to_string(j, a[1], &with) &&
-           jinja_string_replace(j, self.s, old.s, with, count, false, out);
+           moe_jinja_to_string(j, self, &self) && moe_jinja_to_string(j, a[0], &old) &&
+           moe_jinja_to_string(j, a[1], &with) &&
+           moe_jinja_string_replace(j, self.s, old.s, with, count, false, out);
 }
 
 FILTER(filter_join)
 {
     (void)args;
     jinja_value list;
-    if (!jinja_list_of(j, self, &list))
+    if (!moe_jinja_list_of(j, self, &list))
         return false;
-    size_t mark = jinja_mark(j);
+    size_t mark = moe_jinja_mark(j);
     for (size_t i = 0; i < list.a->len; i++) {
         jinja_value item = list.a->items[i];
-        if (!jinja_getpath(j, item, a[1], jinja_missing(), &item) ||
-            (i > 0 && a[0].kind != JINJA_MISSING && !jinja_write_str(j, a[0])) ||
-            !jinja_write_str(j, item))
+        if (!moe_jinja_getpath(j, item, a[1], jinja_missing(), &item) ||
+            (i > 0 && a[0].kind != JINJA_MISSING && !moe_jinja_write_str(j, a[0])) ||
+            !moe_jinja_write_str(j, item))
             return false;
     }
-    return jinja_take(j, mark, false, out);
+    return moe_jinja_take(j, mark, false, out);
 }
 
 FILTER(filter_format)
@@ -152,51 +156,52 @@ FILTER(filter_format)
     (void)a;
     jinja_value arg;
     if (args->n_pos > 0 && args->n_named > 0)
-        return jinja_fail(j, "can't handle positional and keyword arguments at the same time");
-    if (!jinja_to_string(j, self, &self))
+        return moe_jinja_fail(j, "can't handle positional and keyword arguments at the same time");
+    if (!moe_jinja_to_string(j, self, &self))
         return false;
     if (args->n_named > 0) {
-        if (!jinja_dict_new(j, &arg))
+        if (!moe_jinja_dict_new(j, &arg))
             return false;
         for (size_t i = 0; i < args->n_named; i++) {
-            if (!jinja_dict_set(j, arg.d, args->names[i], args->values[i]))
+            if (!moe_jinja_dict_set(j, arg.d, args->names[i], args->values[i]))
                 return false;
         }
     } else {
-        if (!jinja_array_new(j, JINJA_TUPLE, args->n_pos, &arg))
+        if (!moe_jinja_array_new(j, JINJA_TUPLE, args->n_pos, &arg))
             return false;
         if (args->n_pos > 0)
             memcpy(arg.a->items, args->pos, args->n_pos * sizeof(jinja_value));
     }
-    return jinja_format_percent(j, self.s, arg, out);
+    return moe_jinja_format_percent(j, self.s, arg, out);
 }
 
 FILTER(filter_indent)
 {
     (void)args;
     jinja_value lines, with = a[0];
-    bool first = jinja_truth(a[1]), blank = jinja_truth(a[2]);
+    bool first = moe_jinja_truth(a[1]), blank = moe_jinja_truth(a[2]);
     int64_t width;
-    size_t mark = jinja_mark(j);
+    size_t mark = moe_jinja_mark(j);
     if (!want_string(j, self))
         return false;
     if (with.kind != JINJA_STRING &&
         (!want_integer(j, with, 4, &width) ||
-         !jinja_write_repeat(j, " ", 1, width < 0 ? 0 : (size_t)width) ||
-         !jinja_take(j, mark, false, &with)))
+         !moe_jinja_write_repeat(j, " ", 1, width < 0 ? 0 : (size_t)width) ||
+         !moe_jinja_take(j, mark, false, &with)))
         return false;
     /* one line more than line ends: an end of the text is a line, too */
-    if (!jinja_write_str(j, self) || !jinja_write_char(j, '\n') ||
-        !jinja_take(j, mark, self.s->safe, out) || !jinja_string_lines(j, out->s, false, &lines))
+    if (!moe_jinja_write_str(j, self) || !moe_jinja_write_char(j, '\n') ||
+        !moe_jinja_take(j, mark, self.s->safe, out) ||
+        !moe_jinja_string_lines(j, out->s, false, &lines))
         return false;
     for (size_t i = 0; i < lines.a->len; i++) {
         jinja_value line = lines.a->items[i];
         bool indented = i == 0 ? first : blank || line.s->len > 0;
-        if ((i > 0 && !jinja_write_char(j, '\n')) || (indented && !jinja_write_str(j, with)) ||
-            !jinja_write_str(j, line))
+        if ((i > 0 && !moe_jinja_write_char(j, '\n')) ||
+            (indented && !moe_jinja_write_str(j, with)) || !moe_jinja_write_str(j, line))
             return false;
     }
-    return jinja_take(j, mark, self.s->safe, out);
+    return moe_jinja_take(j, mark, self.s->safe, out);
 }
 
 FILTER(filter_truncate)
@@ -206,40 +211,42 @@ FILTER(filter_truncate)
     jinja_value end = a[2], head, blank, parts;
     size_t n;
     *out = self;
-    if (!jinja_length(j, self, &n) || !want_integer(j, a[0], 255, &length) ||
+    if (!moe_jinja_length(j, self, &n) || !want_integer(j, a[0], 255, &length) ||
         !want_integer(j, a[3].kind == JINJA_NONE ? jinja_missing() : a[3], 5, &leeway) ||
-        (end.kind == JINJA_MISSING && !jinja_string_share(j, "...", 3, false, &end)) ||
+        (end.kind == JINJA_MISSING && !moe_jinja_string_share(j, "...", 3, false, &end)) ||
         !want_string(j, end))
         return false;
     if (length < (int64_t)end.s->n_chars || leeway < 0)
-        return jinja_fail(j, "truncate: expected length >= %zu and leeway >= 0", end.s->n_chars);
+        return moe_jinja_fail(j, "truncate: expected length >= %zu and leeway >= 0",
+                              end.s->n_chars);
     if ((int64_t)n <= length || (int64_t)n - length <= leeway)
         return true;
     if (!want_string(j, self))
         return false;
-    if (!jinja_slice(j, self, jinja_none(), jinja_int(length - (int64_t)end.s->n_chars),
-                     jinja_none(), &head))
+    if (!moe_jinja_slice(j, self, jinja_none(), jinja_int(length - (int64_t)end.s->n_chars),
+                         jinja_none(), &head))
         return false;
-    if (!jinja_truth(a[1])) {
-        if (!jinja_string_share(j, " ", 1, false, &blank) ||
-            !jinja_string_split(j, head.s, blank, 1, true, &parts))
+    if (!moe_jinja_truth(a[1])) {
+        if (!moe_jinja_string_share(j, " ", 1, false, &blank) ||
+            !moe_jinja_string_split(j, head.s, blank, 1, true, &parts))
             return false;
         head = parts.a->items[0];
     }
-    return jinja_binary(j, JINJA_ADD, head, end, out);
+    return moe_jinja_binary(j, JINJA_ADD, head, end, out);
 }
 
 FILTER(filter_center)
 {
     (void)args;
     int64_t width;
-    size_t mark = jinja_mark(j);
-    if (!want_integer(j, a[0], 80, &width) || !jinja_to_string(j, self, &self))
+    size_t mark = moe_jinja_mark(j);
+    if (!want_integer(j, a[0], 80, &width) || !moe_jinja_to_string(j, self, &self))
         return false;
     size_t gap = width > (int64_t)self.s->n_chars ? (size_t)width - self.s->n_chars : 0;
     size_t left = gap / 2 + (gap & (size_t)width & 1);
-    return jinja_write_repeat(j, " ", 1, left) && jinja_write_str(j, self) &&
-           jinja_write_repeat(j, " ", 1, gap - left) && jinja_take(j, mark, self.s->safe, out);
+    return moe_jinja_write_repeat(j, " ", 1, left) && moe_jinja_write_str(j, self) &&
+           moe_jinja_write_repeat(j, " ", 1, gap - left) &&
+           moe_jinja_take(j, mark, self.s->safe, out);
 }
 
 FILTER(filter_wordcount)
@@ -247,22 +254,22 @@ FILTER(filter_wordcount)
     (void)args, (void)a;
     int64_t n = 0;
     bool inside = false;
-    if (!jinja_to_string(j, self, &self))
+    if (!moe_jinja_to_string(j, self, &self))
         return false;
     for (size_t i = 0; i < self.s->len;) {
         int32_t cp;
-        i += jinja_utf8_decode(self.s->data + i, &cp);
-        bool is_word = cp == '_' || jinja_is_alpha(cp) || jinja_is_numeric(cp);
+        i += moe_jinja_utf8_decode(self.s->data + i, &cp);
+        bool is_word = cp == '_' || moe_jinja_is_alpha(cp) || moe_jinja_is_numeric(cp);
         n += is_word && !inside;
         inside = is_word;
     }
     *out = jinja_int(n);
-    return jinja_step(j, self.s->len / 16);
+    return moe_jinja_step(j, self.s->len / 16);
 }
 
 static bool write_quoted(jinja *j, jinja_value v, bool for_query)
 {
-    if (!jinja_to_string(j, v, &v))
+    if (!moe_jinja_to_string(j, v, &v))
         return false;
     for (size_t i = 0; i < v.s->len; i++) {
         unsigned char c = (unsigned char)v.s->data[i];
@@ -276,7 +283,7 @@ static bool write_quoted(jinja *j, jinja_value v, bool for_query)
             text[0] = '+';
         else
             n = (size_t)snprintf(text, sizeof text, "%%%02X", c);
-        if (!jinja_write(j, text, n))
+        if (!moe_jinja_write(j, text, n))
             return false;
     }
     return true;
@@ -285,32 +292,32 @@ static bool write_quoted(jinja *j, jinja_value v, bool for_query)
 FILTER(filter_urlencode)
 {
     (void)args, (void)a;
-    size_t mark = jinja_mark(j);
+    size_t mark = moe_jinja_mark(j);
     jinja_value items = self;
-    if (self.kind == JINJA_STRING || !jinja_iterable(self))
-        return write_quoted(j, self, false) && jinja_take(j, mark, false, out);
-    if ((self.kind == JINJA_DICT && !jinja_dict_view(j, self.d, JINJA_ITEMS, &items)) ||
-        !jinja_list_of(j, items, &items))
+    if (self.kind == JINJA_STRING || !moe_jinja_iterable(self))
+        return write_quoted(j, self, false) && moe_jinja_take(j, mark, false, out);
+    if ((self.kind == JINJA_DICT && !moe_jinja_dict_view(j, self.d, JINJA_ITEMS, &items)) ||
+        !moe_jinja_list_of(j, items, &items))
         return false;
     for (size_t i = 0; i < items.a->len; i++) {
         jinja_value pair;
-        if (!jinja_list_of(j, items.a->items[i], &pair))
+        if (!moe_jinja_list_of(j, items.a->items[i], &pair))
             return false;
         if (pair.a->len != 2)
-            return jinja_fail(j, "urlencode: pairs of a key and a value are required");
-        if ((i > 0 && !jinja_write_char(j, '&')) || !write_quoted(j, pair.a->items[0], true) ||
-            !jinja_write_char(j, '=') || !write_quoted(j, pair.a->items[1], true))
+            return moe_jinja_fail(j, "urlencode: pairs of a key and a value are required");
+        if ((i > 0 && !moe_jinja_write_char(j, '&')) || !write_quoted(j, pair.a->items[0], true) ||
+            !moe_jinja_write_char(j, '=') || !write_quoted(j, pair.a->items[1], true))
             return false;
     }
-    return jinja_take(j, mark, false, out);
+    return moe_jinja_take(j, mark, false, out);
 }
 
 FILTER(filter_xmlattr)
 {
     (void)args;
-    size_t mark = jinja_mark(j);
+    size_t mark = moe_jinja_mark(j);
     if (self.kind != JINJA_DICT)
-        return jinja_fail(j, "'%s' object has no attribute 'items'", jinja_type_name(self));
+        return moe_jinja_fail(j, "'%s' object has no attribute 'items'", moe_jinja_type_name(self));
     for (size_t i = 0; i < self.d->len; i++) {
         jinja_value key = self.d->entries[i].key, value = self.d->entries[i].value;
         if (!is_given(value) || value.kind == JINJA_UNDEFINED)
@@ -319,15 +326,16 @@ FILTER(filter_xmlattr)
             return false;
         for (size_t k = 0; k < key.s->len; k++) {
             if (memchr(" \t\n\r\f\v/>=", key.s->data[k], 9) != NULL)
-                return jinja_fail(j, "invalid character in attribute name");
+                return moe_jinja_fail(j, "invalid character in attribute name");
         }
-        bool blank = jinja_mark(j) > mark || a[0].kind == JINJA_MISSING || jinja_truth(a[0]);
-        if ((blank && !jinja_write_char(j, ' ')) || !jinja_write_escaped(j, key) ||
-            !jinja_write(j, "=\"", 2) || !jinja_write_escaped(j, value) ||
-            !jinja_write_char(j, '"'))
+        bool blank =
+            moe_jinja_mark(j) > mark || a[0].kind == JINJA_MISSING || moe_jinja_truth(a[0]);
+        if ((blank && !moe_jinja_write_char(j, ' ')) || !moe_jinja_write_escaped(j, key) ||
+            !moe_jinja_write(j, "=\"", 2) || !moe_jinja_write_escaped(j, value) ||
+            !moe_jinja_write_char(j, '"'))
             return false;
     }
-    return jinja_take(j, mark, false, out);
+    return moe_jinja_take(j, mark, false, out);
 }
 
 /* --- numbers ---------------------------------------------------------------------------------- */
@@ -338,8 +346,8 @@ static jinja_string stripped(const jinja_string *s)
     size_t from = 0, to = s->len;
     while (from < to) {
         int32_t cp;
-        size_t n = jinja_utf8_decode(s->data + from, &cp);
-        if (!jinja_is_space(cp))
+        size_t n = moe_jinja_utf8_decode(s->data + from, &cp);
+        if (!moe_jinja_is_space(cp))
             break;
         from += n;
     }
@@ -348,8 +356,8 @@ static jinja_string stripped(const jinja_string *s)
         int32_t cp;
         while (at > from && ((unsigned char)s->data[at] & 0xC0) == 0x80)
             at--;
-        jinja_utf8_decode(s->data + at, &cp);
-        if (!jinja_is_space(cp))
+        moe_jinja_utf8_decode(s->data + at, &cp);
+        if (!moe_jinja_is_space(cp))
             break;
         to = at;
     }
@@ -396,7 +404,7 @@ static bool parse_integer(jinja *j, const jinja_string *text, int64_t base, bool
         if (__builtin_mul_overflow(*out, base, out) ||
             (negative ? __builtin_sub_overflow(*out, (int64_t)digit, out)
                       : __builtin_add_overflow(*out, (int64_t)digit, out)))
-            return jinja_fail(j, "the number does not fit a 64-bit integer");
+            return moe_jinja_fail(j, "the number does not fit a 64-bit integer");
         after_digit = true;
     }
     *ok = after_digit;
@@ -460,7 +468,7 @@ static bool parse_float(const jinja_string *text, double *out)
 static bool truncate_float(jinja *j, double f, jinja_value *out)
 {
     if (!(f >= -9223372036854775808.0 && f < 9223372036854775808.0))
-        return jinja_fail(j, "the number does not fit a 64-bit integer");
+        return moe_jinja_fail(j, "the number does not fit a 64-bit integer");
     *out = jinja_int((int64_t)f);
     return true;
 }
@@ -476,7 +484,7 @@ FILTER(filter_int)
         return false;
     switch (self.kind) {
     case JINJA_UNDEFINED:
-        return jinja_fail_undefined(j, self);
+        return moe_jinja_fail_undefined(j, self);
     case JINJA_BOOL:
     case JINJA_INT:
         *out = jinja_int(jinja_integer(self));
@@ -502,7 +510,7 @@ FILTER(filter_float)
     double f;
     *out = a[0].kind != JINJA_MISSING ? a[0] : jinja_float(0);
     if (self.kind == JINJA_UNDEFINED)
-        return jinja_fail_undefined(j, self);
+        return moe_jinja_fail_undefined(j, self);
     if (self.kind == JINJA_FLOAT)
         *out = self;
     else if (jinja_is_integer(self))
@@ -517,7 +525,7 @@ FILTER(filter_abs)
     (void)args, (void)a;
     bool negative = self.kind == JINJA_FLOAT ? signbit(self.f) != 0
                                              : jinja_is_integer(self) && jinja_integer(self) < 0;
-    return jinja_unary(j, negative ? JINJA_NEG : JINJA_POS, self, out);
+    return moe_jinja_unary(j, negative ? JINJA_NEG : JINJA_POS, self, out);
 }
 
 /* Decimal rounding, halves to even, of the exact value of f. */
@@ -535,7 +543,7 @@ static bool round_float(jinja *j, double f, int64_t precision, jinja_value *out)
         *out = jinja_float(rint(f / unit) * unit);
         return true;
     }
-    char *text = jinja_alloc(j, 700, 1);
+    char *text = moe_jinja_alloc(j, 700, 1);
     if (text == NULL)
         return false;
     snprintf(text, 700, "%.*f", (int)precision, f);
@@ -558,7 +566,7 @@ static bool round_integer(jinja *j, int64_t value, int64_t precision, jinja_valu
     bool up = rest > unit - rest || (rest == unit - rest && is_odd);
     if (up ? __builtin_add_overflow(value, unit - rest, &rounded)
            : __builtin_sub_overflow(value, rest, &rounded))
-        return jinja_fail(j, "the result does not fit a 64-bit integer");
+        return moe_jinja_fail(j, "the result does not fit a 64-bit integer");
     *out = jinja_int(rounded);
     return true;
 }
@@ -567,15 +575,16 @@ FILTER(filter_round)
 {
     (void)args;
     int64_t precision;
-    bool ceiling = a[1].kind == JINJA_STRING && jinja_string_is(a[1].s, "ceil");
-    bool flooring = a[1].kind == JINJA_STRING && jinja_string_is(a[1].s, "floor");
+    bool ceiling = a[1].kind == JINJA_STRING && moe_jinja_string_is(a[1].s, "ceil");
+    bool flooring = a[1].kind == JINJA_STRING && moe_jinja_string_is(a[1].s, "floor");
     if (self.kind == JINJA_UNDEFINED)
-        return jinja_fail_undefined(j, self);
+        return moe_jinja_fail_undefined(j, self);
     if (self.kind != JINJA_FLOAT && !jinja_is_integer(self))
-        return jinja_fail(j, "type %s doesn't define __round__ method", jinja_type_name(self));
+        return moe_jinja_fail(j, "type %s doesn't define __round__ method",
+                              moe_jinja_type_name(self));
     if (a[1].kind != JINJA_MISSING && !ceiling && !flooring &&
-        !(a[1].kind == JINJA_STRING && jinja_string_is(a[1].s, "common")))
-        return jinja_fail(j, "method must be common, ceil or floor");
+        !(a[1].kind == JINJA_STRING && moe_jinja_string_is(a[1].s, "common")))
+        return moe_jinja_fail(j, "method must be common, ceil or floor");
     if (!want_integer(j, a[0], 0, &precision))
         return false;
     if (!ceiling && !flooring)
@@ -584,7 +593,7 @@ FILTER(filter_round)
     double unit = pow(10, (double)precision);
     double f = (self.kind == JINJA_FLOAT ? self.f : (double)jinja_integer(self)) * unit;
     if (!isfinite(f) || unit == 0)
-        return jinja_fail(j, "cannot round this number");
+        return moe_jinja_fail(j, "cannot round this number");
     *out = jinja_float((ceiling ? ceil(f) : floor(f)) / unit);
     return true;
 }
@@ -593,7 +602,7 @@ FILTER(filter_filesizeformat)
 {
     (void)args;
     static const char prefixes[] = "kMGTPEZY";
-    bool binary = jinja_truth(a[0]);
+    bool binary = moe_jinja_truth(a[0]);
     double bytes, base = binary ? 1024 : 1000, unit;
     jinja_args none = {0};
     const jinja_value no_default = jinja_none();
@@ -603,7 +612,7 @@ FILTER(filter_filesizeformat)
     if (!filter_float(j, self, &none, &no_default, &number))
         return false;
     if (number.kind != JINJA_FLOAT)
-        return jinja_fail(j, "could not convert the value to a number");
+        return moe_jinja_fail(j, "could not convert the value to a number");
     bytes = number.f;
     unit = base;
     if (bytes == 1) {
@@ -620,15 +629,15 @@ FILTER(filter_filesizeformat)
         n = snprintf(text, sizeof text, "%.1f %c%s", bytes / unit, prefix, binary ? "iB" : "B");
     }
     if (n < 0 || (size_t)n >= sizeof text)
-        return jinja_fail(j, "the size is too large");
-    return jinja_string_copy(j, text, (size_t)n, out);
+        return moe_jinja_fail(j, "the size is too large");
+    return moe_jinja_string_copy(j, text, (size_t)n, out);
 }
 
 /* Filters of jinja2 that no chat template has use for. */
 FILTER(filter_unsupported)
 {
     (void)self, (void)args, (void)a, (void)out;
-    return jinja_fail(j, "this filter is not supported");
+    return moe_jinja_fail(j, "this filter is not supported");
 }
 
 static const jinja_builtin filters[] = {
@@ -663,9 +672,9 @@ static const jinja_builtin filters[] = {
     {"wordwrap", NULL, filter_unsupported},
 };
 
-const jinja_builtin *jinja_find_text_filter(const jinja_string *name)
+const jinja_builtin *moe_jinja_find_text_filter(const jinja_string *name)
 {
-    if (jinja_string_is(name, jinja_filter_tojson.name))
-        return &jinja_filter_tojson;
-    return jinja_find_in(filters, sizeof filters / sizeof filters[0], name);
+    if (moe_jinja_string_is(name, moe_jinja_filter_tojson.name))
+        return &moe_jinja_filter_tojson;
+    return moe_jinja_find_in(filters, sizeof filters / sizeof filters[0], name);
 }

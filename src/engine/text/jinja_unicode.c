@@ -118,7 +118,7 @@ static const special_case special_upper[] = {
     {0xFB17, {0x544, 0x53D}},
 };
 
-size_t jinja_utf8_decode(const char *s, int32_t *cp)
+size_t moe_jinja_utf8_decode(const char *s, int32_t *cp)
 {
     const unsigned char *u = (const unsigned char *)s;
     if (u[0] < 0x80) {
@@ -137,12 +137,12 @@ size_t jinja_utf8_decode(const char *s, int32_t *cp)
     return 4;
 }
 
-size_t jinja_utf8_encode(int32_t cp, char text[4])
+size_t moe_jinja_utf8_encode(int32_t cp, char text[4])
 {
     return (size_t)utf8proc_encode_char(cp, (utf8proc_uint8_t *)text);
 }
 
-bool jinja_utf8_valid(const char *s, size_t len)
+bool moe_jinja_utf8_valid(const char *s, size_t len)
 {
     while (len > 0) {
         utf8proc_int32_t cp;
@@ -156,7 +156,7 @@ bool jinja_utf8_valid(const char *s, size_t len)
     return true;
 }
 
-size_t jinja_utf8_count(const char *s, size_t len)
+size_t moe_jinja_utf8_count(const char *s, size_t len)
 {
     size_t n = 0;
     for (size_t i = 0; i < len; i++)
@@ -164,7 +164,7 @@ size_t jinja_utf8_count(const char *s, size_t len)
     return n;
 }
 
-size_t jinja_utf8_offset(const jinja_string *s, size_t index)
+size_t moe_jinja_utf8_offset(const jinja_string *s, size_t index)
 {
     if (s->n_chars == s->len)
         return index;
@@ -180,54 +180,54 @@ size_t jinja_utf8_offset(const jinja_string *s, size_t index)
     return at;
 }
 
-bool jinja_is_space(int32_t cp)
+bool moe_jinja_is_space(int32_t cp)
 {
     return (cp >= 0x09 && cp <= 0x0D) || (cp >= 0x1C && cp <= 0x20) || cp == 0x85 || cp == 0xA0 ||
            cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200A) || cp == 0x2028 || cp == 0x2029 ||
            cp == 0x202F || cp == 0x205F || cp == 0x3000;
 }
 
-bool jinja_is_alpha(int32_t cp)
+bool moe_jinja_is_alpha(int32_t cp)
 {
     utf8proc_category_t c = utf8proc_category(cp);
     return c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_LO;
 }
 
-bool jinja_is_decimal(int32_t cp)
+bool moe_jinja_is_decimal(int32_t cp)
 {
     return utf8proc_category(cp) == UTF8PROC_CATEGORY_ND;
 }
 
-bool jinja_is_digit(int32_t cp)
+bool moe_jinja_is_digit(int32_t cp)
 {
-    return jinja_is_decimal(cp) || cp == 0xB2 || cp == 0xB3 || cp == 0xB9 || cp == 0x2070 ||
+    return moe_jinja_is_decimal(cp) || cp == 0xB2 || cp == 0xB3 || cp == 0xB9 || cp == 0x2070 ||
            (cp >= 0x2074 && cp <= 0x2079) || (cp >= 0x2080 && cp <= 0x2089) ||
            (cp >= 0x2460 && cp <= 0x2468) || (cp >= 0x2474 && cp <= 0x247C) ||
            (cp >= 0x2488 && cp <= 0x2490) || (cp >= 0x2776 && cp <= 0x277E);
 }
 
-bool jinja_is_numeric(int32_t cp)
+bool moe_jinja_is_numeric(int32_t cp)
 {
     utf8proc_category_t c = utf8proc_category(cp);
     return c == UTF8PROC_CATEGORY_ND || c == UTF8PROC_CATEGORY_NL || c == UTF8PROC_CATEGORY_NO;
 }
 
-bool jinja_is_upper(int32_t cp)
+bool moe_jinja_is_upper(int32_t cp)
 {
     return utf8proc_category(cp) == UTF8PROC_CATEGORY_LU;
 }
 
-bool jinja_is_lower(int32_t cp)
+bool moe_jinja_is_lower(int32_t cp)
 {
     return utf8proc_category(cp) == UTF8PROC_CATEGORY_LL || cp == 0xAA || cp == 0xBA;
 }
 
-bool jinja_is_title(int32_t cp)
+bool moe_jinja_is_title(int32_t cp)
 {
     return utf8proc_category(cp) == UTF8PROC_CATEGORY_LT;
 }
 
-bool jinja_is_printable(int32_t cp)
+bool moe_jinja_is_printable(int32_t cp)
 {
     switch (utf8proc_category(cp)) {
     case UTF8PROC_CATEGORY_CN:
@@ -305,7 +305,7 @@ static int map_case(int32_t cp, jinja_case to, int32_t mapped[3])
 
 static bool is_cased(int32_t cp)
 {
-    return jinja_is_upper(cp) || jinja_is_lower(cp) || jinja_is_title(cp);
+    return moe_jinja_is_upper(cp) || moe_jinja_is_lower(cp) || moe_jinja_is_title(cp);
 }
 
 /* Marks between letters don't end a word for the final sigma. */
@@ -327,7 +327,7 @@ static bool is_final_sigma(const char *s, size_t len, size_t at)
         i--;
         while (i > 0 && ((unsigned char)s[i] & 0xC0) == 0x80)
             i--;
-        jinja_utf8_decode(s + i, &cp);
+        moe_jinja_utf8_decode(s + i, &cp);
         if (is_case_ignorable(cp))
             continue;
         before = is_cased(cp);
@@ -336,26 +336,26 @@ static bool is_final_sigma(const char *s, size_t len, size_t at)
     if (!before)
         return false;
     for (i = at + 2; i < len;) {
-        i += jinja_utf8_decode(s + i, &cp);
+        i += moe_jinja_utf8_decode(s + i, &cp);
         if (!is_case_ignorable(cp))
             return !is_cased(cp);
     }
     return true;
 }
 
-bool jinja_write_case(jinja *j, const char *s, size_t len, jinja_case to)
+bool moe_jinja_write_case(jinja *j, const char *s, size_t len, jinja_case to)
 {
-    if (!jinja_step(j, len / 8))
+    if (!moe_jinja_step(j, len / 8))
         return false;
     for (size_t i = 0; i < len;) {
         int32_t cp, mapped[3];
-        size_t n_bytes = jinja_utf8_decode(s + i, &cp);
+        size_t n_bytes = moe_jinja_utf8_decode(s + i, &cp);
         int n = map_case(cp, to, mapped);
         if (cp == 0x3A3 && to == JINJA_LOWER && is_final_sigma(s, len, i))
             mapped[0] = 0x3C2;
         for (int k = 0; k < n; k++) {
             char text[4];
-            if (!jinja_write(j, text, jinja_utf8_encode(mapped[k], text)))
+            if (!moe_jinja_write(j, text, moe_jinja_utf8_encode(mapped[k], text)))
                 return false;
         }
         i += n_bytes;

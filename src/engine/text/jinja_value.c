@@ -37,7 +37,7 @@ static void arena_free(jinja_arena *arena)
     }
 }
 
-void jinja_free(jinja *j)
+void moe_jinja_free(jinja *j)
 {
     arena_free(&j->objects);
     arena_free(&j->bytes);
@@ -52,10 +52,10 @@ static bool arena_grow(jinja *j, jinja_arena *arena, size_t need)
     if (size < need)
         size = need;
     if (size > MAX_MEMORY || j->allocated > MAX_MEMORY - size)
-        return jinja_fail(j, "the template needs too much memory");
+        return moe_jinja_fail(j, "the template needs too much memory");
     jinja_chunk *chunk = malloc(sizeof *chunk + size);
     if (chunk == NULL) {
-        jinja_fail(j, "out of memory");
+        moe_jinja_fail(j, "out of memory");
         j->status = MOE_ERR_MEMORY;
         return false;
     }
@@ -68,11 +68,11 @@ static bool arena_grow(jinja *j, jinja_arena *arena, size_t need)
     return true;
 }
 
-void *jinja_alloc(jinja *j, size_t count, size_t size)
+void *moe_jinja_alloc(jinja *j, size_t count, size_t size)
 {
     size_t total;
     if (!moe_mul(count, size, &total) || total > MAX_MEMORY) {
-        jinja_fail(j, "the template needs too much memory");
+        moe_jinja_fail(j, "the template needs too much memory");
         return NULL;
     }
     total = (total + 15) & ~(size_t)15;
@@ -96,7 +96,7 @@ static char *alloc_bytes(jinja *j, size_t len)
 
 /* --- failures and bounds ---------------------------------------------------------------------- */
 
-bool jinja_fail(jinja *j, const char *fmt, ...)
+bool moe_jinja_fail(jinja *j, const char *fmt, ...)
 {
     if (j->status == MOE_OK) {
         va_list args;
@@ -109,87 +109,87 @@ bool jinja_fail(jinja *j, const char *fmt, ...)
     return false;
 }
 
-bool jinja_fail_undefined(jinja *j, jinja_value v)
+bool moe_jinja_fail_undefined(jinja *j, jinja_value v)
 {
     const jinja_undefined *u = v.undefined;
     if (u->hint != NULL)
-        return jinja_fail(j, "%s", u->hint);
-    size_t mark = jinja_mark(j);
+        return moe_jinja_fail(j, "%s", u->hint);
+    size_t mark = moe_jinja_mark(j);
     jinja_value name;
-    if (!jinja_write_repr(j, u->name) || !jinja_take(j, mark, false, &name))
+    if (!moe_jinja_write_repr(j, u->name) || !moe_jinja_take(j, mark, false, &name))
         return false;
     int len = name.s->len < 200 ? (int)name.s->len : 200;
     if (u->obj.kind == JINJA_MISSING)
-        return jinja_fail(j, "%.*s is undefined", len, name.s->data);
-    return jinja_fail(j, "%s has no %s %.*s",
-                      u->obj.kind == JINJA_NONE ? "None" : jinja_type_name(u->obj),
-                      u->name.kind == JINJA_STRING ? "attribute" : "element", len, name.s->data);
+        return moe_jinja_fail(j, "%.*s is undefined", len, name.s->data);
+    return moe_jinja_fail(
+        j, "%s has no %s %.*s", u->obj.kind == JINJA_NONE ? "None" : moe_jinja_type_name(u->obj),
+        u->name.kind == JINJA_STRING ? "attribute" : "element", len, name.s->data);
 }
 
-bool jinja_step(jinja *j, size_t cost)
+bool moe_jinja_step(jinja *j, size_t cost)
 {
     if (cost >= MAX_STEPS - j->steps)
-        return jinja_fail(j, "the template takes too many steps");
+        return moe_jinja_fail(j, "the template takes too many steps");
     uint64_t before = j->steps;
     j->steps += cost;
     if (before >> 10 != j->steps >> 10 && moe_cancelled(j->cancel)) {
-        jinja_fail(j, "rendering of the chat template was cancelled");
+        moe_jinja_fail(j, "rendering of the chat template was cancelled");
         j->status = MOE_ERR_CANCELLED;
         return false;
     }
     return true;
 }
 
-bool jinja_enter(jinja *j)
+bool moe_jinja_enter(jinja *j)
 {
     if (++j->depth > MAX_DEPTH)
-        return jinja_fail(j, "the template nests too deeply");
+        return moe_jinja_fail(j, "the template nests too deeply");
     return true;
 }
 
-void jinja_leave(jinja *j)
+void moe_jinja_leave(jinja *j)
 {
     j->depth--;
 }
 
 /* --- strings ---------------------------------------------------------------------------------- */
 
-bool jinja_string_share(jinja *j, const char *data, size_t len, bool safe, jinja_value *out)
+bool moe_jinja_string_share(jinja *j, const char *data, size_t len, bool safe, jinja_value *out)
 {
-    jinja_string *s = jinja_alloc(j, 1, sizeof *s);
+    jinja_string *s = moe_jinja_alloc(j, 1, sizeof *s);
     if (s == NULL)
         return false;
-    *s = (jinja_string){data, len, jinja_utf8_count(data, len), safe, NULL};
+    *s = (jinja_string){data, len, moe_jinja_utf8_count(data, len), safe, NULL};
     *out = (jinja_value){.kind = JINJA_STRING, .s = s};
     return true;
 }
 
-bool jinja_string_copy(jinja *j, const char *data, size_t len, jinja_value *out)
+bool moe_jinja_string_copy(jinja *j, const char *data, size_t len, jinja_value *out)
 {
     char *copy = alloc_bytes(j, len);
     if (copy == NULL)
         return false;
     if (len > 0)
         memcpy(copy, data, len);
-    return jinja_string_share(j, copy, len, false, out) && jinja_step(j, len / 256);
+    return moe_jinja_string_share(j, copy, len, false, out) && moe_jinja_step(j, len / 256);
 }
 
-bool jinja_string_concat(jinja *j, const jinja_string *a, const jinja_string *b, bool safe,
-                         jinja_value *out)
+bool moe_jinja_string_concat(jinja *j, const jinja_string *a, const jinja_string *b, bool safe,
+                             jinja_value *out)
 {
     jinja_buffer *buffer = a->buffer;
-    jinja_string *s = jinja_alloc(j, 1, sizeof *s);
+    jinja_string *s = moe_jinja_alloc(j, 1, sizeof *s);
     size_t cost = b->len;
     if (s == NULL)
         return false;
     if (a->len > MAX_MEMORY / 4 || b->len > MAX_MEMORY / 4)
-        return jinja_fail(j, "the template needs too much memory");
+        return moe_jinja_fail(j, "the template needs too much memory");
     *s = (jinja_string){a->data, a->len + b->len, a->n_chars + b->n_chars, safe, buffer};
     *out = (jinja_value){.kind = JINJA_STRING, .s = s};
     if (buffer == NULL || a->data + a->len != buffer->data + buffer->used ||
         buffer->cap - buffer->used < b->len) {
         /* a longer text may be one that is put together piece by piece: give it room */
-        buffer = jinja_alloc(j, 1, sizeof *buffer);
+        buffer = moe_jinja_alloc(j, 1, sizeof *buffer);
         if (buffer == NULL)
             return false;
         buffer->cap = s->len < 256 ? s->len : s->len * 2;
@@ -206,48 +206,48 @@ bool jinja_string_concat(jinja *j, const jinja_string *a, const jinja_string *b,
     if (b->len > 0)
         memcpy(buffer->data + buffer->used, b->data, b->len);
     buffer->used += b->len;
-    return jinja_step(j, cost / 256);
+    return moe_jinja_step(j, cost / 256);
 }
 
-bool jinja_string_is(const jinja_string *s, const char *text)
+bool moe_jinja_string_is(const jinja_string *s, const char *text)
 {
     return strlen(text) == s->len && memcmp(s->data, text, s->len) == 0;
 }
 
-bool jinja_intern(jinja *j, const char *data, size_t len, jinja_value *out)
+bool moe_jinja_intern(jinja *j, const char *data, size_t len, jinja_value *out)
 {
     jinja_string probe = {.data = data, .len = len};
     const jinja_value *found;
     jinja_value key = {.kind = JINJA_STRING, .s = &probe};
-    if (!jinja_dict_get(j, j->names, key, &found))
+    if (!moe_jinja_dict_get(j, j->names, key, &found))
         return false;
     if (found != NULL) {
         *out = *found;
         return true;
     }
-    return jinja_string_copy(j, data, len, out) && jinja_dict_set(j, j->names, *out, *out);
+    return moe_jinja_string_copy(j, data, len, out) && moe_jinja_dict_set(j, j->names, *out, *out);
 }
 
 /* --- arrays ----------------------------------------------------------------------------------- */
 
-bool jinja_array_new(jinja *j, jinja_kind kind, size_t len, jinja_value *out)
+bool moe_jinja_array_new(jinja *j, jinja_kind kind, size_t len, jinja_value *out)
 {
-    jinja_array *array = jinja_alloc(j, 1, sizeof *array);
+    jinja_array *array = moe_jinja_alloc(j, 1, sizeof *array);
     if (array == NULL)
         return false;
-    array->items = jinja_alloc(j, len, sizeof(jinja_value));
-    if (array->items == NULL || !jinja_step(j, len / 16))
+    array->items = moe_jinja_alloc(j, len, sizeof(jinja_value));
+    if (array->items == NULL || !moe_jinja_step(j, len / 16))
         return false;
     array->len = len;
     *out = (jinja_value){.kind = (uint8_t)kind, .a = array};
     return true;
 }
 
-bool jinja_array_add(jinja *j, jinja_array *array, size_t *cap, jinja_value item)
+bool moe_jinja_array_add(jinja *j, jinja_array *array, size_t *cap, jinja_value item)
 {
     if (array->len >= *cap) {
         size_t grown = *cap < 8 ? 8 : *cap * 2;
-        jinja_value *items = jinja_alloc(j, grown, sizeof *items);
+        jinja_value *items = moe_jinja_alloc(j, grown, sizeof *items);
         if (items == NULL)
             return false;
         if (array->len > 0)
@@ -261,7 +261,7 @@ bool jinja_array_add(jinja *j, jinja_array *array, size_t *cap, jinja_value item
 
 /* --- dictionaries ----------------------------------------------------------------------------- */
 
-bool jinja_hashable(jinja_value v)
+bool moe_jinja_hashable(jinja_value v)
 {
     return v.kind != JINJA_LIST && v.kind != JINJA_DICT &&
            !(v.kind == JINJA_VIEW && v.variant != JINJA_VALUES);
@@ -275,7 +275,7 @@ static bool hash_value(jinja *j, jinja_value v, uint64_t *hash)
     case JINJA_STRING:
         for (size_t i = 0; i < v.s->len; i++)
             h = (h ^ (unsigned char)v.s->data[i]) * 0x100000001B3u;
-        if (!jinja_step(j, v.s->len / 32))
+        if (!moe_jinja_step(j, v.s->len / 32))
             return false;
         break;
     case JINJA_BOOL:
@@ -288,14 +288,14 @@ static bool hash_value(jinja *j, jinja_value v, uint64_t *hash)
         memcpy(&h, &v.f, sizeof h);
         break;
     case JINJA_TUPLE: {
-        bool ok = jinja_enter(j) && jinja_step(j, 1);
+        bool ok = moe_jinja_enter(j) && moe_jinja_step(j, 1);
         for (size_t i = 0; ok && i < v.a->len; i++) {
             uint64_t item;
             ok = hash_value(j, v.a->items[i], &item);
             if (ok)
                 h = (h ^ item) * 0x100000001B3u;
         }
-        jinja_leave(j);
+        moe_jinja_leave(j);
         if (!ok)
             return false;
         break;
@@ -305,8 +305,8 @@ static bool hash_value(jinja *j, jinja_value v, uint64_t *hash)
         h ^= v.kind;
         break;
     default:
-        if (!jinja_hashable(v))
-            return jinja_fail(j, "unhashable type: '%s'", jinja_type_name(v));
+        if (!moe_jinja_hashable(v))
+            return moe_jinja_fail(j, "unhashable type: '%s'", moe_jinja_type_name(v));
         h ^= (uint64_t)(uintptr_t)v.a;
         break;
     }
@@ -314,9 +314,9 @@ static bool hash_value(jinja *j, jinja_value v, uint64_t *hash)
     return true;
 }
 
-bool jinja_dict_new(jinja *j, jinja_value *out)
+bool moe_jinja_dict_new(jinja *j, jinja_value *out)
 {
-    jinja_dict *dict = jinja_alloc(j, 1, sizeof *dict);
+    jinja_dict *dict = moe_jinja_alloc(j, 1, sizeof *dict);
     *out = (jinja_value){.kind = JINJA_DICT, .d = dict};
     return dict != NULL;
 }
@@ -342,7 +342,7 @@ static bool find_entry(jinja *j, const jinja_dict *dict, jinja_value key, uint64
         if (entry->hash != hash)
             continue;
         bool equal;
-        if (!jinja_equal(j, entry->key, key, &equal))
+        if (!moe_jinja_equal(j, entry->key, key, &equal))
             return false;
         if (equal) {
             *found = entry;
@@ -355,8 +355,8 @@ static bool dict_grow(jinja *j, jinja_dict *dict)
 {
     size_t cap = dict->cap == 0 ? SMALL_DICT : dict->cap * 2;
     if (cap > UINT32_MAX / 2)
-        return jinja_fail(j, "the template needs too much memory");
-    jinja_entry *entries = jinja_alloc(j, cap, sizeof *entries);
+        return moe_jinja_fail(j, "the template needs too much memory");
+    jinja_entry *entries = moe_jinja_alloc(j, cap, sizeof *entries);
     if (entries == NULL)
         return false;
     if (dict->len > 0)
@@ -365,7 +365,7 @@ static bool dict_grow(jinja *j, jinja_dict *dict)
     dict->cap = cap;
     if (cap <= SMALL_DICT)
         return true;
-    dict->slots = jinja_alloc(j, cap * 2, sizeof *dict->slots);
+    dict->slots = moe_jinja_alloc(j, cap * 2, sizeof *dict->slots);
     if (dict->slots == NULL)
         return false;
     dict->n_slots = cap * 2;
@@ -378,7 +378,7 @@ static bool dict_grow(jinja *j, jinja_dict *dict)
     return true;
 }
 
-bool jinja_dict_set(jinja *j, jinja_dict *dict, jinja_value key, jinja_value value)
+bool moe_jinja_dict_set(jinja *j, jinja_dict *dict, jinja_value key, jinja_value value)
 {
     uint64_t hash;
     jinja_entry *entry;
@@ -400,7 +400,7 @@ bool jinja_dict_set(jinja *j, jinja_dict *dict, jinja_value key, jinja_value val
     return true;
 }
 
-bool jinja_dict_get(jinja *j, const jinja_dict *dict, jinja_value key, const jinja_value **out)
+bool moe_jinja_dict_get(jinja *j, const jinja_dict *dict, jinja_value key, const jinja_value **out)
 {
     uint64_t hash;
     jinja_entry *entry;
@@ -417,7 +417,7 @@ bool jinja_dict_get(jinja *j, const jinja_dict *dict, jinja_value key, const jin
 static bool undefined_new(jinja *j, const char *hint, jinja_value obj, jinja_value name,
                           jinja_value *out)
 {
-    jinja_undefined *u = jinja_alloc(j, 1, sizeof *u);
+    jinja_undefined *u = moe_jinja_alloc(j, 1, sizeof *u);
     if (u == NULL)
         return false;
     *u = (jinja_undefined){hint, obj, name};
@@ -425,17 +425,17 @@ static bool undefined_new(jinja *j, const char *hint, jinja_value obj, jinja_val
     return true;
 }
 
-bool jinja_undefined_name(jinja *j, jinja_value name, jinja_value *out)
+bool moe_jinja_undefined_name(jinja *j, jinja_value name, jinja_value *out)
 {
     return undefined_new(j, NULL, jinja_missing(), name, out);
 }
 
-bool jinja_undefined_attribute(jinja *j, jinja_value obj, jinja_value name, jinja_value *out)
+bool moe_jinja_undefined_attribute(jinja *j, jinja_value obj, jinja_value name, jinja_value *out)
 {
     return undefined_new(j, NULL, obj, name, out);
 }
 
-bool jinja_undefined_hint(jinja *j, const char *hint, jinja_value *out)
+bool moe_jinja_undefined_hint(jinja *j, const char *hint, jinja_value *out)
 {
     return undefined_new(j, hint, jinja_missing(), jinja_none(), out);
 }
@@ -444,42 +444,42 @@ bool jinja_undefined_hint(jinja *j, const char *hint, jinja_value *out)
 
 static bool from_json_object(jinja *j, const json_t *json, jinja_value *out)
 {
-    if (!jinja_dict_new(j, out))
+    if (!moe_jinja_dict_new(j, out))
         return false;
     /* jansson walks an object in order of insertion; its iterators take no const object */
     json_t *object = (json_t *)json;
     for (void *at = json_object_iter(object); at != NULL; at = json_object_iter_next(object, at)) {
         jinja_value key, value;
         const char *name = json_object_iter_key(at);
-        if (!jinja_intern(j, name, json_object_iter_key_len(at), &key) ||
-            !jinja_from_json(j, json_object_iter_value(at), &value) ||
-            !jinja_dict_set(j, out->d, key, value))
+        if (!moe_jinja_intern(j, name, json_object_iter_key_len(at), &key) ||
+            !moe_jinja_from_json(j, json_object_iter_value(at), &value) ||
+            !moe_jinja_dict_set(j, out->d, key, value))
             return false;
     }
     return true;
 }
 
-bool jinja_from_json(jinja *j, const json_t *json, jinja_value *out)
+bool moe_jinja_from_json(jinja *j, const json_t *json, jinja_value *out)
 {
     bool ok = true;
     switch (json_typeof(json)) {
     case JSON_OBJECT:
-        ok = jinja_enter(j) && from_json_object(j, json, out);
-        jinja_leave(j);
+        ok = moe_jinja_enter(j) && from_json_object(j, json, out);
+        moe_jinja_leave(j);
         return ok;
     case JSON_ARRAY:
-        ok = jinja_enter(j) && jinja_array_new(j, JINJA_LIST, json_array_size(json), out);
+        ok = moe_jinja_enter(j) && moe_jinja_array_new(j, JINJA_LIST, json_array_size(json), out);
         for (size_t i = 0; ok && i < out->a->len; i++)
-            ok = jinja_from_json(j, json_array_get(json, i), &out->a->items[i]);
-        jinja_leave(j);
+            ok = moe_jinja_from_json(j, json_array_get(json, i), &out->a->items[i]);
+        moe_jinja_leave(j);
         return ok;
     case JSON_STRING: {
         /* jansson lets a caller make strings that are not UTF-8 */
         const char *data = json_string_value(json);
         size_t len = json_string_length(json);
-        if (!jinja_utf8_valid(data, len))
-            return jinja_fail(j, "a string among the variables is not valid UTF-8");
-        return jinja_string_copy(j, data, len, out);
+        if (!moe_jinja_utf8_valid(data, len))
+            return moe_jinja_fail(j, "a string among the variables is not valid UTF-8");
+        return moe_jinja_string_copy(j, data, len, out);
     }
     case JSON_INTEGER:
         *out = jinja_int(json_integer_value(json));
@@ -499,7 +499,7 @@ bool jinja_from_json(jinja *j, const json_t *json, jinja_value *out)
 
 /* --- properties ------------------------------------------------------------------------------- */
 
-const char *jinja_type_name(jinja_value v)
+const char *moe_jinja_type_name(jinja_value v)
 {
     static const char *const views[] = {"dict_keys", "dict_values", "dict_items"};
     switch (v.kind) {
@@ -542,7 +542,7 @@ const char *jinja_type_name(jinja_value v)
     }
 }
 
-bool jinja_truth(jinja_value v)
+bool moe_jinja_truth(jinja_value v)
 {
     switch (v.kind) {
     case JINJA_MISSING:
@@ -598,7 +598,7 @@ static bool equal_arrays(jinja *j, const jinja_array *a, const jinja_array *b, b
 {
     *out = a->len == b->len;
     for (size_t i = 0; *out && i < a->len; i++) {
-        if (!jinja_equal(j, a->items[i], b->items[i], out))
+        if (!moe_jinja_equal(j, a->items[i], b->items[i], out))
             return false;
     }
     return true;
@@ -609,16 +609,16 @@ static bool equal_dicts(jinja *j, const jinja_dict *a, const jinja_dict *b, bool
     *out = a->len == b->len;
     for (size_t i = 0; *out && i < a->len; i++) {
         const jinja_value *other;
-        if (!jinja_dict_get(j, b, a->entries[i].key, &other))
+        if (!moe_jinja_dict_get(j, b, a->entries[i].key, &other))
             return false;
         *out = other != NULL;
-        if (other != NULL && !jinja_equal(j, a->entries[i].value, *other, out))
+        if (other != NULL && !moe_jinja_equal(j, a->entries[i].value, *other, out))
             return false;
     }
     return true;
 }
 
-bool jinja_equal(jinja *j, jinja_value a, jinja_value b, bool *out)
+bool moe_jinja_equal(jinja *j, jinja_value a, jinja_value b, bool *out)
 {
     *out = false;
     if (is_number(a) && is_number(b)) {
@@ -635,11 +635,11 @@ bool jinja_equal(jinja *j, jinja_value a, jinja_value b, bool *out)
         return true;
     case JINJA_STRING:
         *out = a.s == b.s || (a.s->len == b.s->len && compare_strings(a.s, b.s) == 0);
-        return jinja_step(j, a.s->len / 256);
+        return moe_jinja_step(j, a.s->len / 256);
     case JINJA_LIST:
     case JINJA_TUPLE:
-        ok = jinja_step(j, 1) && jinja_enter(j) && equal_arrays(j, a.a, b.a, out);
-        jinja_leave(j);
+        ok = moe_jinja_step(j, 1) && moe_jinja_enter(j) && equal_arrays(j, a.a, b.a, out);
+        moe_jinja_leave(j);
         return ok;
     case JINJA_VIEW:
         if (a.variant != b.variant || a.variant == JINJA_VALUES) {
@@ -647,15 +647,15 @@ bool jinja_equal(jinja *j, jinja_value a, jinja_value b, bool *out)
             return true;
         }
         /* keys and items compare as sets */
-        ok = jinja_step(j, 1) && jinja_enter(j);
+        ok = moe_jinja_step(j, 1) && moe_jinja_enter(j);
         *out = a.a->len == b.a->len;
         for (size_t i = 0; ok && *out && i < a.a->len; i++)
-            ok = jinja_contains(j, b, a.a->items[i], out);
-        jinja_leave(j);
+            ok = moe_jinja_contains(j, b, a.a->items[i], out);
+        moe_jinja_leave(j);
         return ok;
     case JINJA_DICT:
-        ok = jinja_step(j, 1) && jinja_enter(j) && equal_dicts(j, a.d, b.d, out);
-        jinja_leave(j);
+        ok = moe_jinja_step(j, 1) && moe_jinja_enter(j) && equal_dicts(j, a.d, b.d, out);
+        moe_jinja_leave(j);
         return ok;
     case JINJA_RANGE:
         *out = a.range->len == b.range->len &&
@@ -665,7 +665,7 @@ bool jinja_equal(jinja *j, jinja_value a, jinja_value b, bool *out)
     case JINJA_METHOD:
         if (a.method->builtin != b.method->builtin)
             return true;
-        return jinja_equal(j, a.method->self, b.method->self, out);
+        return moe_jinja_equal(j, a.method->self, b.method->self, out);
     case JINJA_FUNCTION:
         *out = a.function == b.function;
         return true;
@@ -675,7 +675,7 @@ bool jinja_equal(jinja *j, jinja_value a, jinja_value b, bool *out)
     }
 }
 
-bool jinja_less(jinja *j, jinja_value a, jinja_value b, bool *out)
+bool moe_jinja_less(jinja *j, jinja_value a, jinja_value b, bool *out)
 {
     if (is_number(a) && is_number(b)) {
         *out = compare_numbers(a, b) == -1;
@@ -683,31 +683,31 @@ bool jinja_less(jinja *j, jinja_value a, jinja_value b, bool *out)
     }
     if (a.kind == JINJA_STRING && b.kind == JINJA_STRING) {
         *out = compare_strings(a.s, b.s) < 0;
-        return jinja_step(j, a.s->len / 256);
+        return moe_jinja_step(j, a.s->len / 256);
     }
     if (a.kind == JINJA_UNDEFINED)
-        return jinja_fail_undefined(j, a);
+        return moe_jinja_fail_undefined(j, a);
     if (b.kind == JINJA_UNDEFINED)
-        return jinja_fail_undefined(j, b);
+        return moe_jinja_fail_undefined(j, b);
     if (a.kind != b.kind || (a.kind != JINJA_LIST && a.kind != JINJA_TUPLE))
-        return jinja_fail(j, "'<' not supported between instances of '%s' and '%s'",
-                          jinja_type_name(a), jinja_type_name(b));
-    bool ok = jinja_step(j, 1) && jinja_enter(j);
+        return moe_jinja_fail(j, "'<' not supported between instances of '%s' and '%s'",
+                              moe_jinja_type_name(a), moe_jinja_type_name(b));
+    bool ok = moe_jinja_step(j, 1) && moe_jinja_enter(j);
     size_t n = a.a->len < b.a->len ? a.a->len : b.a->len;
     *out = a.a->len < b.a->len;
     for (size_t i = 0; ok && i < n; i++) {
         bool equal;
-        ok = jinja_equal(j, a.a->items[i], b.a->items[i], &equal);
+        ok = moe_jinja_equal(j, a.a->items[i], b.a->items[i], &equal);
         if (ok && !equal) {
-            ok = jinja_less(j, a.a->items[i], b.a->items[i], out);
+            ok = moe_jinja_less(j, a.a->items[i], b.a->items[i], out);
             break;
         }
     }
-    jinja_leave(j);
+    moe_jinja_leave(j);
     return ok;
 }
 
-bool jinja_length(jinja *j, jinja_value v, size_t *out)
+bool moe_jinja_length(jinja *j, jinja_value v, size_t *out)
 {
     switch (v.kind) {
     case JINJA_UNDEFINED:
@@ -729,47 +729,48 @@ bool jinja_length(jinja *j, jinja_value v, size_t *out)
         return true;
     case JINJA_LOOP: {
         jinja_value name, length;
-        if (!jinja_intern(j, "length", 6, &name) || !jinja_getattr(j, v, name, &length))
+        if (!moe_jinja_intern(j, "length", 6, &name) || !moe_jinja_getattr(j, v, name, &length))
             return false;
         *out = (size_t)length.i;
         return true;
     }
     default:
-        return jinja_fail(j, "object of type '%s' has no len()", jinja_type_name(v));
+        return moe_jinja_fail(j, "object of type '%s' has no len()", moe_jinja_type_name(v));
     }
 }
 
-bool jinja_contains(jinja *j, jinja_value container, jinja_value item, bool *out)
+bool moe_jinja_contains(jinja *j, jinja_value container, jinja_value item, bool *out)
 {
     *out = false;
     if (container.kind == JINJA_STRING) {
         if (item.kind != JINJA_STRING)
-            return jinja_fail(j, "'in <string>' requires string as left operand, not %s",
-                              jinja_type_name(item));
+            return moe_jinja_fail(j, "'in <string>' requires string as left operand, not %s",
+                                  moe_jinja_type_name(item));
         *out = item.s->len == 0 ||
                memmem(container.s->data, container.s->len, item.s->data, item.s->len) != NULL;
-        return jinja_step(j, container.s->len / 16);
+        return moe_jinja_step(j, container.s->len / 16);
     }
     if (container.kind == JINJA_DICT) {
         const jinja_value *found;
-        if (!jinja_dict_get(j, container.d, item, &found))
+        if (!moe_jinja_dict_get(j, container.d, item, &found))
             return false;
         *out = found != NULL;
         return true;
     }
-    if (!jinja_iterable(container))
-        return jinja_fail(j, "argument of type '%s' is not iterable", jinja_type_name(container));
+    if (!moe_jinja_iterable(container))
+        return moe_jinja_fail(j, "argument of type '%s' is not iterable",
+                              moe_jinja_type_name(container));
     jinja_iter it;
-    if (!jinja_iter_open(j, container, &it))
+    if (!moe_jinja_iter_open(j, container, &it))
         return false;
     while (!*out) {
         jinja_value other;
         bool done;
-        if (!jinja_iter_next(j, &it, &other, &done))
+        if (!moe_jinja_iter_next(j, &it, &other, &done))
             return false;
         if (done)
             return true;
-        if (!jinja_equal(j, other, item, out))
+        if (!moe_jinja_equal(j, other, item, out))
             return false;
     }
     return true;
@@ -777,7 +778,7 @@ bool jinja_contains(jinja *j, jinja_value container, jinja_value item, bool *out
 
 /* --- iteration -------------------------------------------------------------------------------- */
 
-bool jinja_iterable(jinja_value v)
+bool moe_jinja_iterable(jinja_value v)
 {
     switch (v.kind) {
     case JINJA_UNDEFINED:
@@ -794,7 +795,7 @@ bool jinja_iterable(jinja_value v)
     }
 }
 
-bool jinja_iter_open(jinja *j, jinja_value v, jinja_iter *out)
+bool moe_jinja_iter_open(jinja *j, jinja_value v, jinja_iter *out)
 {
     static const jinja_array nothing;
     *out = (jinja_iter){.kind = JINJA_ITER_ARRAY};
@@ -824,7 +825,7 @@ bool jinja_iter_open(jinja *j, jinja_value v, jinja_iter *out)
         out->source = v.iter;
         return true;
     default:
-        return jinja_fail(j, "'%s' object is not iterable", jinja_type_name(v));
+        return moe_jinja_fail(j, "'%s' object is not iterable", moe_jinja_type_name(v));
     }
 }
 
@@ -834,35 +835,35 @@ static bool next_lazy(jinja *j, jinja_iter *it, jinja_value *item, bool *done)
     jinja_iter source;
     jinja_value shared;
     if (it->source == NULL) {
-        if (!jinja_iter_open(j, it->over, &source) || !jinja_iter_new(j, &source, &shared))
+        if (!moe_jinja_iter_open(j, it->over, &source) || !moe_jinja_iter_new(j, &source, &shared))
             return false;
         it->source = shared.iter;
     }
     for (;;) {
-        if (!jinja_iter_next(j, it->source, item, done))
+        if (!moe_jinja_iter_next(j, it->source, item, done))
             return false;
         if (*done)
             return true;
         jinja_value v = *item, result;
         if (it->attribute.kind != JINJA_MISSING &&
-            !jinja_getpath(j, *item, it->attribute, it->fallback, &v))
+            !moe_jinja_getpath(j, *item, it->attribute, it->fallback, &v))
             return false;
         result = v;
-        if (it->builtin != NULL && !jinja_call_builtin(j, it->builtin, v, &it->args, &result))
+        if (it->builtin != NULL && !moe_jinja_call_builtin(j, it->builtin, v, &it->args, &result))
             return false;
         if (it->kind == JINJA_ITER_MAP) {
             *item = result;
             return true;
         }
-        if (jinja_truth(result) != it->negate)
+        if (moe_jinja_truth(result) != it->negate)
             return true;
     }
 }
 
-bool jinja_iter_next(jinja *j, jinja_iter *it, jinja_value *item, bool *done)
+bool moe_jinja_iter_next(jinja *j, jinja_iter *it, jinja_value *item, bool *done)
 {
     *done = false;
-    if (!jinja_step(j, 1))
+    if (!moe_jinja_step(j, 1))
         return false;
     switch (it->kind) {
     case JINJA_ITER_ARRAY:
@@ -886,24 +887,24 @@ bool jinja_iter_next(jinja *j, jinja_iter *it, jinja_value *item, bool *done)
             return true;
         int32_t cp;
         const char *at = it->string->data + it->pos;
-        size_t n = jinja_utf8_decode(at, &cp);
+        size_t n = moe_jinja_utf8_decode(at, &cp);
         it->pos += n;
-        return jinja_string_share(j, at, n, false, item);
+        return moe_jinja_string_share(j, at, n, false, item);
     }
     case JINJA_ITER_SHARED:
     default: {
-        bool ok = jinja_enter(j) &&
-                  (it->kind == JINJA_ITER_SHARED ? jinja_iter_next(j, it->source, item, done)
+        bool ok = moe_jinja_enter(j) &&
+                  (it->kind == JINJA_ITER_SHARED ? moe_jinja_iter_next(j, it->source, item, done)
                                                  : next_lazy(j, it, item, done));
-        jinja_leave(j);
+        moe_jinja_leave(j);
         return ok;
     }
     }
 }
 
-bool jinja_iter_new(jinja *j, const jinja_iter *it, jinja_value *out)
+bool moe_jinja_iter_new(jinja *j, const jinja_iter *it, jinja_value *out)
 {
-    jinja_iter *copy = jinja_alloc(j, 1, sizeof *copy);
+    jinja_iter *copy = moe_jinja_alloc(j, 1, sizeof *copy);
     if (copy == NULL)
         return false;
     *copy = *it;
@@ -911,29 +912,29 @@ bool jinja_iter_new(jinja *j, const jinja_iter *it, jinja_value *out)
     return true;
 }
 
-bool jinja_list_of(jinja *j, jinja_value v, jinja_value *out)
+bool moe_jinja_list_of(jinja *j, jinja_value v, jinja_value *out)
 {
     jinja_iter it;
     size_t cap = 0;
-    if (!jinja_iter_open(j, v, &it))
+    if (!moe_jinja_iter_open(j, v, &it))
         return false;
     if (it.kind == JINJA_ITER_ARRAY) {
-        if (!jinja_array_new(j, JINJA_LIST, it.array->len, out))
+        if (!moe_jinja_array_new(j, JINJA_LIST, it.array->len, out))
             return false;
         if (it.array->len > 0)
             memcpy(out->a->items, it.array->items, it.array->len * sizeof(jinja_value));
         return true;
     }
-    if (!jinja_array_new(j, JINJA_LIST, 0, out))
+    if (!moe_jinja_array_new(j, JINJA_LIST, 0, out))
         return false;
     for (;;) {
         jinja_value item;
         bool done;
-        if (!jinja_iter_next(j, &it, &item, &done))
+        if (!moe_jinja_iter_next(j, &it, &item, &done))
             return false;
         if (done)
             return true;
-        if (!jinja_array_add(j, out->a, &cap, item))
+        if (!moe_jinja_array_add(j, out->a, &cap, item))
             return false;
     }
 }
