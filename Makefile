@@ -23,7 +23,7 @@ all:
 
 # --- the engine ------------------------------------------------------------------------------------
 
-ENGINE_SRCS := $(wildcard src/engine/*.c src/engine/*/*.c kernels/*.c kernels/cpu/*.c)
+ENGINE_SRCS := $(wildcard src/engine/*.c src/engine/*/*.c src/engine/*/*/*.c kernels/*.c kernels/cpu/*.c)
 ENGINE_OBJS := $(ENGINE_SRCS:%.c=$(BUILD)/%.o)
 
 # OpenBLAS comes in three builds with one soname.  Only the serial one may be loaded into a server

@@ -8,8 +8,8 @@
  */
 #include "chat_template.h"
 
-#include "jinja_eval.h"
-#include "jinja_lib.h"
+#include "jinja/jinja_eval.h"
+#include "jinja/jinja_lib.h"
 
 #include <string.h>
 

@@ -16,7 +16,7 @@
 
 #include <jansson.h>
 
-#include "../support.h"
+#include "../../support.h"
 
 typedef enum jinja_kind {
     JINJA_MISSING, /* an argument that was not given; never visible to templates */
