@@ -219,7 +219,7 @@ moe_status moe_scheduler_create(moe_model *model, const moe_scheduler_options *o
                                 moe_scheduler **out, moe_error *err);
 void moe_scheduler_free(moe_scheduler *scheduler); /* frees its sequences too */
 
-/* Queues a request.  MOE_ERR_TOO_LONG if the prompt can't fit.  The sequence belongs to the
+/* Queues a request.  MOE_ERR_TOO_LONG if the prompt can't fit; encoders cut it instead.  The sequence belongs to the
  * scheduler until moe_seq_free, which may come at any time between steps. */
 moe_status moe_scheduler_add(moe_scheduler *scheduler, const moe_request *request, moe_seq **out,
                              moe_error *err);

@@ -158,7 +158,11 @@ moe_status moe_chat_render(const moe_model *model, const char *messages_text,
         status = check_options(options, err);
     if (status == MOE_OK && json_object_get(options, "template") != NULL)
         template = json_string_value(json_object_get(options, "template"));
-    if (status == MOE_OK && template == NULL) {
+    if (status == MOE_OK && template == NULL && model->info.is_encoder) {
+        status = moe_fail(err, MOE_ERR_INVALID,
+                          "the model is an encoder: it makes embeddings, not text");
+        moe_hint(err, "Use moe.embed with this model, or another model to chat.");
+    } else if (status == MOE_OK && template == NULL) {
         status = moe_fail(err, MOE_ERR_UNSUPPORTED, "the model has no chat template");
         moe_hint(err, "Use moe.generate, or give one in the option \"template\".");
     }

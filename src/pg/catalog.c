@@ -211,6 +211,15 @@ moe_digest_in_use(const char *file_digest)
 }
 
 /*
+ * Keep others from adding and removing models until the transaction ends
+ */
+void
+moe_catalog_lock(void)
+{
+	table_close(open_catalog(ShareRowExclusiveLock), NoLock);
+}
+
+/*
  * Add a row; a model of that name must not exist
  */
 void

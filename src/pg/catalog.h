@@ -33,6 +33,7 @@ typedef struct MoeModelRow
 extern MoeModelRow *moe_model_lookup(const char *name);
 extern MoeModelRow *moe_model_require(const text *name);
 extern MoeModelRow *moe_model_by_digest(const char *digest);
+extern void moe_catalog_lock(void);
 extern void moe_model_insert(const MoeModelRow *row);
 extern void moe_model_remove(const char *name);
 extern bool moe_digest_in_use(const char *file_digest);

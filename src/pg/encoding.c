@@ -69,7 +69,7 @@ moe_server_cstring(const char *s, size_t len)
 		len -= valid;
 		if (len == 0)
 			break;
-		appendStringInfoString(&buf, "\xEF\xBF\xBD");
+		appendStringInfoString(&buf, GetDatabaseEncoding() == PG_UTF8 ? "\xEF\xBF\xBD" : "?");
 		s++;
 		len--;
 		valid = pg_encoding_verifymbstr(PG_UTF8, s, (int) len);

@@ -205,11 +205,13 @@ pg_moe_load_model(PG_FUNCTION_ARGS)
 	MoeModelRow *existing;
 	MoeOptions	options;
 
+	PreventCommandIfReadOnly("moe.load_model()");
 	check_rights("load_model");
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("name and path of a model must not be null")));
+				 errmsg("name and path of a model must not be null"),
+				 errhint("For example moe.load_model('mine', '/models/mine.gguf').")));
 	row.name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	row.path = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	row.options = PG_ARGISNULL(2) ? NULL : PG_GETARG_JSONB_P(2);
@@ -228,6 +230,8 @@ pg_moe_load_model(PG_FUNCTION_ARGS)
 														 JsonbPGetDatum(row.options),
 														 CStringGetTextDatum("replace")));
 
+	/* One at a time, so that two of a name meet here and not in the index */
+	moe_catalog_lock();
 	existing = moe_model_lookup(row.name);
 	if (existing && existing->builtin)
 		ereport(ERROR,
@@ -256,6 +260,7 @@ pg_moe_drop_model(PG_FUNCTION_ARGS)
 	char	   *name;
 	MoeModelRow *row;
 
+	PreventCommandIfReadOnly("moe.drop_model()");
 	check_rights("drop_model");
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
@@ -268,7 +273,8 @@ pg_moe_drop_model(PG_FUNCTION_ARGS)
 	if (row->builtin)
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-				 errmsg("model \"%s\" comes with the extension and can't be dropped", name)));
+				 errmsg("model \"%s\" comes with the extension and can't be dropped", name),
+				 errhint("moe.default_model says which model is used by default.")));
 
 	moe_model_remove(name);
 	moe_host_close(name);

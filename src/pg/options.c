@@ -151,6 +151,21 @@ number_value(const OptionDef *def, const JsonbValue *value)
 }
 
 /*
+ * True if a whole number is one of bigint's
+ */
+static bool
+fits_bigint(Numeric number)
+{
+	Numeric		most = int64_to_numeric(PG_INT64_MAX);
+	Numeric		least = int64_to_numeric(PG_INT64_MIN);
+
+	return DatumGetBool(DirectFunctionCall2(numeric_le, NumericGetDatum(number),
+											NumericGetDatum(most))) &&
+		DatumGetBool(DirectFunctionCall2(numeric_ge, NumericGetDatum(number),
+										 NumericGetDatum(least)));
+}
+
+/*
  * A whole number
  */
 static int64
@@ -164,7 +179,8 @@ integer_value(const OptionDef *def, const JsonbValue *value)
 													 NumericGetDatum(value->val.numeric),
 													 Int32GetDatum(0)));
 		if (DatumGetBool(DirectFunctionCall2(numeric_eq, NumericGetDatum(number),
-											 NumericGetDatum(value->val.numeric))))
+											 NumericGetDatum(value->val.numeric))) &&
+			fits_bigint(number))
 			return DatumGetInt64(DirectFunctionCall1(numeric_int8, NumericGetDatum(number)));
 	}
 	throw_wrong_type(def, "an integer");
@@ -184,7 +200,8 @@ add_stop(MoeOptions *options, char *string)
 	if (string[0] == '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("stop strings must not be empty")));
+				 errmsg("stop strings must not be empty"),
+				 errhint("NULL or an empty array means none.")));
 	options->stop[options->n_stop++] = string;
 }
 

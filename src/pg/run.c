@@ -154,7 +154,8 @@ check_budget(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("statement needs more tokens than moe.max_tokens_per_query allows (%d)",
-						moe_max_tokens_per_query)));
+						moe_max_tokens_per_query),
+				 errhint("Shorten the prompt or lower max_tokens.")));
 }
 
 /*

@@ -434,6 +434,8 @@ join_slot(Mapping *m, const char **why, moe_error *err)
 				snprintf(err->detail, sizeof(err->detail),
 						 "They take %zu MB; the limit is %d MB, a part of which may be in use.",
 						 (m->size + 1024 * 1024 - 1) / (1024 * 1024), moe_weight_cache_size);
+				strlcpy(err->hint, "Raise moe.weight_cache_size, or drop a model that is not needed.",
+						sizeof(err->hint));
 				break;
 			}
 		}

@@ -179,7 +179,7 @@ static moe_status check_request(const moe_model *model, const moe_request *r, mo
         moe_fail(err, MOE_ERR_INVALID, "the prompt has no tokens");
         return moe_hint(err, "Give at least one token.");
     }
-    if (r->n_prompt > (size_t)info->n_ctx) {
+    if (r->n_prompt > (size_t)info->n_ctx && !info->is_encoder) {
         moe_fail(err, MOE_ERR_TOO_LONG,
                  "the prompt has %zu tokens, but the context of the model is %d tokens",
                  r->n_prompt, info->n_ctx);
@@ -201,10 +201,18 @@ static moe_status check_request(const moe_model *model, const moe_request *r, mo
     return MOE_OK;
 }
 
+/* Tokens of a prompt that are read: encoders cut what is too long, as sentence-transformers does. */
+static size_t tokens_read(const moe_model *model, const moe_request *r)
+{
+    const size_t n_ctx = (size_t)model->info.n_ctx;
+
+    return r->n_prompt < n_ctx ? r->n_prompt : n_ctx;
+}
+
 /* Positions of the KV cache that the request may come to need. */
 static size_t positions_needed(const moe_model *model, const moe_request *r)
 {
-    size_t n = r->n_prompt;
+    size_t n = tokens_read(model, r);
 
     if (r->task == MOE_TASK_GENERATE && r->max_tokens > 0)
         n += (size_t)r->max_tokens - 1; /* the last token is not read again */
@@ -246,11 +254,14 @@ moe_status moe_scheduler_add(moe_scheduler *s, const moe_request *request, moe_s
     seq->request = *request;
     seq->request.n_stop = 0;
     seq->request.prompt = NULL;
-    seq->n_prompt = request->n_prompt;
+    seq->n_prompt = tokens_read(model, request);
+    seq->request.n_prompt = seq->n_prompt;
     seq->pages = malloc(sizeof(int32_t) * (size_t)n_pages);
     ok = seq->pages != NULL;
-    for (size_t i = 0; ok && i < request->n_prompt; i++)
+    for (size_t i = 0; ok && i + 1 < seq->n_prompt; i++)
         ok = moe_ids_add(&seq->ids, request->prompt[i]);
+    /* The last token (SEP) stays when a text is cut. */
+    ok = ok && moe_ids_add(&seq->ids, request->prompt[request->n_prompt - 1]);
     if (ok && request->n_stop > 0) {
         seq->stop = calloc((size_t)request->n_stop, sizeof(char *));
         ok = seq->stop != NULL;
