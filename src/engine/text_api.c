@@ -101,6 +101,10 @@ static moe_status check_messages(const json_t *messages, moe_error *err)
         moe_fail(err, MOE_ERR_INVALID, "messages must be a JSON array");
         return moe_hint(err, "For example [{\"role\": \"user\", \"content\": \"Hello\"}].");
     }
+    if (json_array_size(messages) == 0) {
+        moe_fail(err, MOE_ERR_INVALID, "there are no messages");
+        return moe_hint(err, "For example [{\"role\": \"user\", \"content\": \"Hello\"}].");
+    }
     json_array_foreach((json_t *)messages, i, message)
     {
         if (!json_is_object(message) || !json_is_string(json_object_get(message, "role"))) {
