@@ -39,7 +39,7 @@ INSERT INTO docs VALUES
 UPDATE docs SET emb = moe.embed(body);
 SELECT body, round(similarity::numeric, 2) AS similarity
   FROM docs,
-       LATERAL (SELECT sum(d * q) AS similarity
+       LATERAL (SELECT sum(d::float8 * q) AS similarity
                   FROM unnest(emb, moe.embed('The weather will be sunny.')) AS pair(d, q)) AS s
  ORDER BY similarity DESC
  LIMIT 3;
