@@ -6,7 +6,7 @@
 #                              make demo     the same for a short tour of the SQL functions
 #                              make unit     tests of the engine alone; needs no PostgreSQL
 #                              make models   fetches two real models into .models/
-#                              make bench    measures speed and memory; PEERS=dir adds llama.cpp
+#                              make bench    measures speed and memory; PEERS=dir adds other programs
 #
 # Arrows point one way: src/pg uses src/engine uses kernels.  The latter two are plain C with flags
 # of their own; only src/pg is compiled with PostgreSQL's.  Every object lies below $(BUILD).

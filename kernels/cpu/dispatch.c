@@ -1,22 +1,25 @@
 /*
  * Which kernels run: what the CPU and the operating system offer, and one constant table of
- * functions per instruction set.  The tables differ in speed only (NUMERICS.md).
- *
- * There are no AMX kernels, so MOE_ISA_AMX has no table and is never the best.
+ * functions per instruction set.  The tables differ in speed only (NUMERICS.md).  AMX is AVX-512
+ * with another product of quantised weights.
  */
 #include "kernels.h"
 
 #include <cpuid.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "attention.h"
 #include "float_matmul.h"
+#include "pack.h"
 #include "quant.h"
 #include "vector.h"
 
 /* State components of XCR0 that the system saves: SSE and AVX; AVX-512 masks and registers. */
 #define XCR0_AVX 0x06u
 #define XCR0_AVX512 0xe0u
+#define XCR0_AMX 0x60000u /* tile configuration and data */
 
 static uint32_t saved_state(void)
 {
@@ -28,6 +31,14 @@ static uint32_t saved_state(void)
 static bool all_bits(uint32_t value, uint32_t bits)
 {
     return (value & bits) == bits;
+}
+
+/* Linux gives a process the tile registers when it asks for them; threads share the permission. */
+static bool may_use_tiles(void)
+{
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
 }
 
 moe_isa moe_cpu_best_isa(void)
@@ -44,28 +55,35 @@ moe_isa moe_cpu_best_isa(void)
     if (!all_bits(state, XCR0_AVX512) || !all_bits(ecx, bit_AVX512VNNI) ||
         !all_bits(ebx, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL))
         return MOE_ISA_AVX2;
-    return MOE_ISA_AVX512;
+    if (!all_bits(state, XCR0_AMX) || !all_bits(edx, bit_AMX_TILE | bit_AMX_INT8) ||
+        !may_use_tiles())
+        return MOE_ISA_AVX512;
+    return MOE_ISA_AMX;
 }
 
 /* The matrix product of an instruction set, by the form of activations that the type takes. */
-#define DEFINE_MATMUL(isa)                                                                         \
+#define DEFINE_MATMUL(isa, float_isa)                                                              \
     static void matmul_##isa(const moe_matrix *w, int64_t group_begin, int64_t group_end,          \
                              const moe_activations *x, const int32_t *rows, int64_t n_tokens,      \
                              moe_role role, float *y, int64_t ldy)                                 \
     {                                                                                              \
         if (moe_act_form_of(w->type) == MOE_ACT_F32)                                               \
-            moe_matmul_float_##isa(w, group_begin, group_end, x, rows, n_tokens, role, y, ldy);    \
+            moe_matmul_float_##float_isa(w, group_begin, group_end, x, rows, n_tokens, role, y,    \
+                                         ldy);                                                     \
         else                                                                                       \
             moe_matmul_quant_##isa(w, group_begin, group_end, x, rows, n_tokens, role, y, ldy);    \
     }
 
-DEFINE_MATMUL(scalar)
-DEFINE_MATMUL(avx2)
-DEFINE_MATMUL(avx512)
+DEFINE_MATMUL(scalar, scalar)
+DEFINE_MATMUL(avx2, avx2)
+DEFINE_MATMUL(avx512, avx512)
+DEFINE_MATMUL(amx, avx512)
 
-#define TABLE(number, isa_)                                                                        \
+/* A table whose product is that of one instruction set and whose other functions of another. */
+#define TABLE(number, product, isa_)                                                               \
     {                                                                                              \
-        .isa = number, .name = #isa_, .matmul = matmul_##isa_,                                     \
+        .isa = number, .name = #product, .matmul = matmul_##product,                               \
+        .pack_group = moe_pack_group_##isa_,                                                       \
         .quantize_32 = moe_quantize_32_##isa_, .quantize_256 = moe_quantize_256_##isa_,            \
         .dot = moe_dot_##isa_, .sum = moe_sum_##isa_, .max = moe_max_##isa_,                       \
         .rms_norm = moe_rms_norm_##isa_, .layer_norm = moe_layer_norm_##isa_,                      \
@@ -78,9 +96,10 @@ DEFINE_MATMUL(avx512)
     }
 
 static const moe_kernels tables[] = {
-    [MOE_ISA_SCALAR] = TABLE(MOE_ISA_SCALAR, scalar),
-    [MOE_ISA_AVX2] = TABLE(MOE_ISA_AVX2, avx2),
-    [MOE_ISA_AVX512] = TABLE(MOE_ISA_AVX512, avx512),
+    [MOE_ISA_SCALAR] = TABLE(MOE_ISA_SCALAR, scalar, scalar),
+    [MOE_ISA_AVX2] = TABLE(MOE_ISA_AVX2, avx2, avx2),
+    [MOE_ISA_AVX512] = TABLE(MOE_ISA_AVX512, avx512, avx512),
+    [MOE_ISA_AMX] = TABLE(MOE_ISA_AMX, amx, avx512),
 };
 
 const moe_kernels *moe_cpu_kernels(moe_isa isa)

@@ -66,7 +66,7 @@ typedef struct moe_activations {
     moe_act_planes b256; /* one scale per 256 columns */
 } moe_activations;
 
-/* --- packing (scalar code, the same for every instruction set) ---------------------------------
+/* --- packed weights (the same for every instruction set) ---------------------------------------
  */
 
 /* Bytes of one packed group of 16 rows, a multiple of 64. */
@@ -74,10 +74,6 @@ size_t moe_packed_group_bytes(moe_type type, int64_t n_cols);
 
 /* Bytes of a packed matrix: groups * group bytes. */
 size_t moe_packed_bytes(moe_type type, int64_t n_rows, int64_t n_cols);
-
-/* Packs one group: rows[i] (i < n_rows <= 16) points to a row as stored in the file (little
- * endian, no alignment needed).  Rows beyond n_rows become zero rows. */
-void moe_pack_group(moe_type type, const void *const rows[], int n_rows, int64_t n_cols, void *dst);
 
 /* Widens row `row` of a packed matrix to float32: exactly the values of moe_dequantize. */
 void moe_unpack_row(const moe_matrix *w, int64_t row, float *dst /* (n_cols) */);
@@ -110,6 +106,12 @@ size_t moe_attn_scratch_bytes(int d_k, int d_v, int n_queries);
 typedef struct moe_kernels {
     moe_isa isa;
     const char *name; /* "scalar", "avx2", "avx512", "amx" */
+
+    /* Packs one group: rows[i] (i < n_rows <= 16) points to a row as stored in the file (little
+     * endian, no alignment needed).  Rows beyond n_rows become zero rows.  All of the group's
+     * bytes are written. */
+    void (*pack_group)(moe_type type, const void *const rows[], int n_rows, int64_t n_cols,
+                       void *dst);
 
     /* y[t * ldy + r] = sum_k w[r, k] * x[rows ? rows[t] : t, k] for the output rows of groups
      * [group_begin, group_end) and t < n_tokens; rows past n_rows are not written.

@@ -8,6 +8,7 @@
  */
 #include <string.h>
 
+#include "pack.h"
 #include "quant.h"
 
 static int element_bytes(moe_type type)
@@ -191,7 +192,8 @@ static inline void pack_elements(const size_t size, const void *const rows[], in
                    (const uint8_t *)rows[lane] + (size_t)k * size, size);
 }
 
-void moe_pack_group(moe_type type, const void *const rows[], int n_rows, int64_t n_cols, void *dst)
+void moe_pack_group_scalar(moe_type type, const void *const rows[], int n_rows, int64_t n_cols,
+                           void *dst)
 {
     moe_quant_form form = moe_quant_form_of(type);
     size_t size = (size_t)element_bytes(type);

@@ -154,4 +154,9 @@ MOE_QUANT_KERNELS(scalar);
 MOE_QUANT_KERNELS(avx2);
 MOE_QUANT_KERNELS(avx512);
 
+/* AMX has a product of its own only. */
+void moe_matmul_quant_amx(const moe_matrix *w, int64_t group_begin, int64_t group_end,
+                          const moe_activations *x, const int32_t *rows, int64_t n_tokens,
+                          moe_role role, float *y, int64_t ldy);
+
 #endif

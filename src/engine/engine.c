@@ -147,8 +147,8 @@ static moe_status describe(const moe_file *file, const moe_model_options *option
 }
 
 /* Finds the packed weights in the store, or packs them into it. */
-static moe_status load_weights(const moe_file *file, const moe_model_options *options,
-                               moe_model *model, moe_error *err)
+static moe_status load_weights(const moe_engine *engine, const moe_file *file,
+                               const moe_model_options *options, moe_model *model, moe_error *err)
 {
     const moe_weight_store *store = options->store;
     bool fill = true;
@@ -164,15 +164,16 @@ static moe_status load_weights(const moe_file *file, const moe_model_options *op
             return status;
         model->store = store;
     } else {
-        model->block = aligned_alloc(64, (model->weights.size + 63) / 64 * 64);
-        if (model->block == NULL)
-            return moe_fail_memory(err, model->weights.size);
+        status = moe_weights_allocate(&model->weights, &model->block, err);
+        if (status != MOE_OK)
+            return status;
     }
     if (!fill) {
         model->weights.block = model->block;
         return MOE_OK;
     }
-    status = moe_weights_load(&model->weights, file, model->block, &options->cancel, err);
+    status = moe_weights_load(&model->weights, file, model->block, engine->kernels, engine->pool,
+                              &options->cancel, err);
     if (store != NULL && status == MOE_OK)
         store->ready(store->ud, model->store_key);
     if (store != NULL && status != MOE_OK) {
@@ -232,7 +233,7 @@ moe_status moe_model_open(moe_engine *engine, const char *path, const moe_model_
     model->engine = engine;
     model->cancel = options->cancel;
     if (status == MOE_OK)
-        status = load_weights(file, options, model, err);
+        status = load_weights(engine, file, options, model, err);
     moe_file_close(file);
     if (status == MOE_OK)
         status = moe_cpu_device_create(&model->spec, &model->weights, engine->kernels, engine->pool,

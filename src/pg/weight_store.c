@@ -355,6 +355,9 @@ map_private(Mapping *m, const char *why, moe_error *err)
 		snprintf(err->detail, sizeof(err->detail), "%zu bytes for weights can't be had.", m->size);
 		return MOE_ERR_MEMORY;
 	}
+	/* Fewer page faults, if the kernel has huge pages to give */
+	madvise(p, m->size, MADV_HUGEPAGE);
+
 	m->slot = -1;
 	m->address = p;
 	m->filling = true;

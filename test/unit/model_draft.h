@@ -42,7 +42,21 @@ static inline void model_close(opened *m)
     free(m);
 }
 
-/* Opens, describes, binds, lays out and loads; *status tells how far it came. */
+/* Loads with the best kernels, on that many threads. */
+static inline moe_status load_on_threads(moe_weights *w, const moe_file *file, void *block,
+                                         int n_threads, const moe_cancel *cancel, moe_error *err)
+{
+    moe_pool *pool;
+    moe_status status;
+
+    assert_int_equal(moe_pool_create(n_threads, &pool, err), MOE_OK);
+    status = moe_weights_load(w, file, block, moe_cpu_kernels(MOE_ISA_AUTO), pool, cancel, err);
+    moe_pool_free(pool);
+    return status;
+}
+
+/* Opens, describes, binds, lays out and loads (on one thread if it may be cancelled); *status tells
+ * how far it came. */
 static inline opened *model_try(const char *path, const moe_cancel *cancel, moe_status *status)
 {
     opened *m = calloc(1, sizeof *m);
@@ -64,7 +78,8 @@ static inline opened *model_try(const char *path, const moe_cancel *cancel, moe_
         m->block = aligned_alloc(64, m->weights.size);
         assert_non_null(m->block);
         memset(m->block, 0xa5, m->weights.size);
-        *status = moe_weights_load(&m->weights, m->file, m->block, cancel, &m->err);
+        *status = load_on_threads(&m->weights, m->file, m->block, cancel != NULL ? 1 : 3, cancel,
+                                  &m->err);
     }
     return m;
 }

@@ -65,7 +65,8 @@ static void make_problem(problem *p, uint64_t *state, moe_type type, int n_rows,
         int n = n_rows - g * 16 < 16 ? n_rows - g * 16 : 16;
         for (int i = 0; i < n; i++)
             rows[i] = stored + (size_t)(g * 16 + i) * (size_t)n_cols * size;
-        moe_pack_group(type, rows, n, n_cols, (char *)p->packed + (size_t)g * group_bytes);
+        moe_cpu_kernels(MOE_ISA_SCALAR)
+            ->pack_group(type, rows, n, n_cols, (char *)p->packed + (size_t)g * group_bytes);
     }
     free(stored);
     p->w = (moe_matrix){.type = type, .n_rows = n_rows, .n_cols = n_cols, .packed = p->packed};

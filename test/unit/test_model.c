@@ -696,12 +696,37 @@ static void matrices_are_joined_from_pieces(void **state)
     assert_int_equal(moe_weights_layout(&w, &spec, &err), MOE_OK);
     assert_int_equal(w.n_params, 45 * 32);
     block = aligned_alloc(64, w.size);
-    assert_int_equal(moe_weights_load(&w, file, block, NULL, &err), MOE_OK);
+    assert_int_equal(load_on_threads(&w, file, block, 2, NULL, &err), MOE_OK);
     view = (opened){.file = file, .weights = w, .block = block};
     check_matrices(&view, slot);
     free(block);
     moe_weights_free(&w);
     moe_file_close(file);
+    free(d);
+}
+
+/* Somebody truncates the file under the threads that read it. */
+static void a_file_cut_short_while_it_loads_is_an_error(void **state)
+{
+    draft *d = draft_llama();
+    const char *path = write_gguf(d);
+    moe_status status;
+    opened *m = model_try(path, NULL, &status);
+
+    (void)state;
+    assert_int_equal(status, MOE_OK);
+    m->weights.block = NULL;
+    assert_int_equal(truncate(path, (off_t)m->weights.layers[0][MOE_Q].pieces[0].tensor->offset),
+                     0);
+    for (int n_threads = 1; n_threads <= 3; n_threads++) {
+        m->err = (moe_error){0};
+        assert_int_equal(load_on_threads(&m->weights, m->file, m->block, n_threads, NULL, &m->err),
+                         MOE_ERR_FORMAT);
+        assert_non_null(strstr(m->err.message, "ends at byte"));
+        assert_non_null(strstr(m->err.hint, "truncated"));
+        assert_null(m->weights.block);
+    }
+    model_close(m);
     free(d);
 }
 
@@ -723,6 +748,7 @@ int main(void)
         cmocka_unit_test(bert_folders_old_and_new_are_read),
         cmocka_unit_test(fused_qkv_of_bert_is_taken_apart),
         cmocka_unit_test(matrices_are_joined_from_pieces),
+        cmocka_unit_test(a_file_cut_short_while_it_loads_is_an_error),
     };
 
     return cmocka_run_group_tests(tests, make_work_dir, remove_work_dir);

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../../kernels/cpu/pack.h"
 #include "../../kernels/cpu/quant.h"
 
 static const struct {
@@ -200,8 +201,8 @@ static void *pack(moe_type type, const uint8_t *stored, int64_t n_rows, int64_t 
 
         for (int i = 0; i < n; i++)
             rows[i] = stored + (size_t)(first + i) * row_bytes(type, n_cols);
-        moe_pack_group(type, rows, n, n_cols,
-                       (uint8_t *)packed + (size_t)(first / MOE_GROUP_ROWS) * group_bytes);
+        moe_pack_group_scalar(type, rows, n, n_cols,
+                              (uint8_t *)packed + (size_t)(first / MOE_GROUP_ROWS) * group_bytes);
     }
     return packed;
 }
@@ -535,7 +536,7 @@ static void packed_elements_stand_row_beside_row(void **state)
     assert_int_equal(moe_packed_group_bytes(MOE_TYPE_F32, 3), sizeof packed);
     assert_int_equal(moe_packed_group_bytes(MOE_TYPE_BF16, 3), 128);
     assert_int_equal(moe_packed_bytes(MOE_TYPE_F32, 17, 3), 2 * sizeof packed);
-    moe_pack_group(MOE_TYPE_F32, rows, 2, 3, packed);
+    moe_pack_group_scalar(MOE_TYPE_F32, rows, 2, 3, packed);
     for (int k = 0; k < 3; k++) {
         assert_true(packed[16 * k] == a[k] && packed[16 * k + 1] == b[k]);
         assert_true(packed[16 * k + 2] == 0.0f && packed[16 * k + 15] == 0.0f);

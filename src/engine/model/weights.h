@@ -16,6 +16,7 @@
 #define MOE_WEIGHTS_H
 
 #include "../../../kernels/cpu/kernels.h"
+#include "../device/thread_pool.h"
 #include "model_spec.h"
 
 /* Slots of a layer. */
@@ -126,9 +127,14 @@ moe_status moe_bind_vector_piece(moe_slot *slot, const moe_tensor *tensor, int64
  * the block), counts parameters, assigns offsets. */
 moe_status moe_weights_layout(moe_weights *w, const moe_model_spec *spec, moe_error *err);
 
-/* Reads and packs all slots into block (w->size bytes, 64-byte aligned). */
+/* Private memory for the block: to be freed with free(). */
+moe_status moe_weights_allocate(const moe_weights *w, void **block, moe_error *err);
+
+/* Reads and packs all slots into block (w->size bytes, 64-byte aligned), on all threads of the pool
+ * and with the packing of kernels.  cancel is asked by the calling thread only. */
 moe_status moe_weights_load(moe_weights *w, const moe_file *file, void *block,
-                            const moe_cancel *cancel, moe_error *err);
+                            const moe_kernels *kernels, moe_pool *pool, const moe_cancel *cancel,
+                            moe_error *err);
 
 /* Matrix i of a present matrix slot of loaded weights, and the floats of a vector slot (NULL if
  * absent). */

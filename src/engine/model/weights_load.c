@@ -1,32 +1,59 @@
 /*
  * Reading tensors and packing them into the block.
  *
- * Temporary memory is one chunk of about a megabyte (at least 16 rows) per slot; only transposed
- * pieces are held as a whole, and those are one attention head's.  Cancelling is looked at once per
- * chunk.
+ * The work is cut into tasks that the threads of a pool take one by one, in the order of the slots:
+ * a vector, a transposed piece, or a chunk of rows of one matrix.  A chunk is small enough for what
+ * was read to be still in a core's cache when it is packed.  Each thread has a buffer for a chunk;
+ * only transposed pieces are held as a whole, and those are one attention head's.
+ *
+ * The first task that fails ends the loading: no thread begins another one.  Cancelling is looked
+ * at before each task of the calling thread, and by no other thread.
+ *
+ * Most of the time goes into memory traffic: zeroed pages from the kernel, the copy out of the page
+ * cache, the packed bytes.  So the pages of the block are asked for in large stretches first.
  */
+#define _GNU_SOURCE
 #include "weights.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-enum { CHUNK_BYTES = 1 << 20 };
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+
+enum {
+    CHUNK_BYTES = 256 << 10,
+    HUGE_PAGE = 2 << 20,
+    POPULATE_BYTES = HUGE_PAGE,
+};
+
+/* A present slot and the number of its first task. */
+typedef struct job {
+    const moe_slot *slot;
+    int64_t first_task;
+} job;
 
 typedef struct loader {
     const moe_file *file;
+    const moe_kernels *kernels;
     const moe_cancel *cancel;
-    moe_error *err;
+    char *block;
+    size_t block_bytes;
+    job *jobs;
+    int n_jobs;
+    int64_t n_tasks;
+    char *buffers; /* (threads, buffer_bytes) */
+    size_t buffer_bytes;
+    atomic_bool failed;
+    moe_error *err; /* of the thread that set failed */
 } loader;
 
-static moe_status read_chunk(const loader *ld, const moe_tensor *tensor, uint64_t offset,
-                             size_t len, void *dst)
-{
-    if (moe_cancelled(ld->cancel))
-        return moe_fail(ld->err, MOE_ERR_CANCELLED, "loading the model was cancelled");
-    return moe_file_read(ld->file, tensor, offset, len, dst, ld->err);
-}
+/* --- tasks ---------------------------------------------------------------------------------- */
 
-static moe_status load_vector(const loader *ld, const moe_slot *slot, float *dst)
+static moe_status load_vector(const loader *ld, const moe_slot *slot, float *dst, moe_error *err)
 {
     const size_t padded = (((size_t)slot->n_cols + 15) & ~(size_t)15) - (size_t)slot->n_cols;
 
@@ -38,8 +65,9 @@ static moe_status load_vector(const loader *ld, const moe_slot *slot, float *dst
         moe_status status;
 
         if (raw == NULL)
-            return moe_fail_memory(ld->err, len);
-        status = read_chunk(ld, piece->tensor, (uint64_t)piece->row * width, len, raw);
+            return moe_fail_memory(err, len);
+        status =
+            moe_file_read(ld->file, piece->tensor, (uint64_t)piece->row * width, len, raw, err);
         if (status == MOE_OK)
             moe_dequantize((moe_type)piece->tensor->type, raw, piece->n_rows, dst);
         free(raw);
@@ -52,8 +80,8 @@ static moe_status load_vector(const loader *ld, const moe_slot *slot, float *dst
 }
 
 /* Packs rows that lie one after the other. */
-static void pack_rows(const moe_slot *slot, const char *rows, size_t row_bytes, int64_t n_rows,
-                      char *dst)
+static void pack_rows(const loader *ld, const moe_slot *slot, const char *rows, size_t row_bytes,
+                      int64_t n_rows, char *dst)
 {
     const size_t group_bytes = moe_packed_group_bytes(slot->type, slot->n_cols);
 
@@ -63,69 +91,67 @@ static void pack_rows(const moe_slot *slot, const char *rows, size_t row_bytes, 
 
         for (int i = 0; i < n; i++)
             group[i] = rows + (size_t)(r + i) * row_bytes;
-        moe_pack_group(slot->type, group, n, slot->n_cols, dst);
+        ld->kernels->pack_group(slot->type, group, n, slot->n_cols, dst);
     }
 }
 
-/* Where the next row of a slot comes from. */
-typedef struct cursor {
-    int piece;
-    int64_t row; /* within the piece */
-} cursor;
-
-/* Reads the next n_rows rows of the slot, across pieces. */
-static moe_status read_rows(const loader *ld, const moe_slot *slot, cursor *at, int64_t n_rows,
-                            size_t row_bytes, char *dst)
+static size_t stored_row_bytes(const moe_slot *slot)
 {
-    while (n_rows > 0) {
-        const moe_piece *piece = &slot->pieces[at->piece];
-        int64_t n = piece->n_rows - at->row;
-        moe_status status;
+    return moe_type_row_bytes(moe_type_info_of(slot->type), slot->n_cols);
+}
 
-        n = n < n_rows ? n : n_rows;
-        status = read_chunk(ld, piece->tensor, (uint64_t)(piece->row + at->row) * row_bytes,
-                            (size_t)n * row_bytes, dst);
+/* Rows per task of a matrix slot, a multiple of a group's but for a matrix of fewer. */
+static int64_t chunk_rows(const moe_slot *slot)
+{
+    int64_t rows =
+        (int64_t)(CHUNK_BYTES / stored_row_bytes(slot)) / MOE_GROUP_ROWS * MOE_GROUP_ROWS;
+
+    if (rows < MOE_GROUP_ROWS)
+        rows = MOE_GROUP_ROWS;
+    return rows < slot->n_rows ? rows : slot->n_rows;
+}
+
+static int64_t chunks_per_matrix(const moe_slot *slot)
+{
+    return (slot->n_rows + chunk_rows(slot) - 1) / chunk_rows(slot);
+}
+
+/* Reads rows [row, row + n_rows) of the slot, counted through its pieces. */
+static moe_status read_rows(const loader *ld, const moe_slot *slot, int64_t row, int64_t n_rows,
+                            char *dst, moe_error *err)
+{
+    const size_t row_bytes = stored_row_bytes(slot);
+    const moe_piece *piece = slot->pieces;
+
+    for (; row >= piece->n_rows; piece++)
+        row -= piece->n_rows;
+    for (; n_rows > 0; piece++, row = 0) {
+        int64_t n = piece->n_rows - row < n_rows ? piece->n_rows - row : n_rows;
+        size_t len = (size_t)n * row_bytes;
+        moe_status status = moe_file_read(ld->file, piece->tensor,
+                                          (uint64_t)(piece->row + row) * row_bytes, len, dst, err);
+
         if (status != MOE_OK)
             return status;
-        dst += (size_t)n * row_bytes;
+        dst += len;
         n_rows -= n;
-        at->row += n;
-        if (at->row == piece->n_rows) {
-            at->piece++;
-            at->row = 0;
-        }
     }
     return MOE_OK;
 }
 
-static moe_status load_matrices(const loader *ld, const moe_slot *slot, char *dst)
+static moe_status load_chunk(const loader *ld, const moe_slot *slot, int64_t chunk, char *buffer,
+                             moe_error *err)
 {
-    const size_t row_bytes = moe_type_row_bytes(moe_type_info_of(slot->type), slot->n_cols);
-    const size_t group_bytes = moe_packed_group_bytes(slot->type, slot->n_cols);
-    int64_t chunk = (int64_t)(CHUNK_BYTES / row_bytes) / MOE_GROUP_ROWS * MOE_GROUP_ROWS;
-    moe_status status = MOE_OK;
-    cursor at = {0, 0};
-    char *rows;
+    const int64_t per_matrix = chunks_per_matrix(slot), rows = chunk_rows(slot);
+    const int64_t m = chunk / per_matrix, r = chunk % per_matrix * rows;
+    const int64_t n = slot->n_rows - r < rows ? slot->n_rows - r : rows;
+    moe_status status = read_rows(ld, slot, m * slot->n_rows + r, n, buffer, err);
 
-    if (chunk < MOE_GROUP_ROWS)
-        chunk = MOE_GROUP_ROWS;
-    if (chunk > slot->n_rows)
-        chunk = slot->n_rows;
-    rows = malloc((size_t)chunk * row_bytes);
-    if (rows == NULL)
-        return moe_fail_memory(ld->err, (size_t)chunk * row_bytes);
-    for (int64_t m = 0; m < slot->n_mats && status == MOE_OK; m++) {
-        for (int64_t r = 0; r < slot->n_rows && status == MOE_OK; r += chunk) {
-            int64_t n = slot->n_rows - r < chunk ? slot->n_rows - r : chunk;
-
-            status = read_rows(ld, slot, &at, n, row_bytes, rows);
-            if (status == MOE_OK)
-                pack_rows(slot, rows, row_bytes, n,
-                          dst + (size_t)m * slot->mat_stride +
-                              (size_t)(r / MOE_GROUP_ROWS) * group_bytes);
-        }
-    }
-    free(rows);
+    if (status == MOE_OK)
+        pack_rows(ld, slot, buffer, stored_row_bytes(slot), n,
+                  ld->block + slot->offset + (size_t)m * slot->mat_stride +
+                      (size_t)(r / MOE_GROUP_ROWS) *
+                          moe_packed_group_bytes(slot->type, slot->n_cols));
     return status;
 }
 
@@ -138,14 +164,14 @@ static void transpose(const char *src, int64_t n_rows, int64_t n_cols, size_t wi
 }
 
 /* Turns n_rows stored rows into F16 elements. */
-static moe_status widen_to_f16(const loader *ld, moe_type type, const char *src, int64_t n_rows,
-                               int64_t n_cols, uint16_t *dst)
+static moe_status widen_to_f16(moe_type type, const char *src, int64_t n_rows, int64_t n_cols,
+                               uint16_t *dst, moe_error *err)
 {
     const size_t row_bytes = moe_type_row_bytes(moe_type_info_of(type), n_cols);
     float *row = malloc((size_t)n_cols * sizeof *row);
 
     if (row == NULL)
-        return moe_fail_memory(ld->err, (size_t)n_cols * sizeof *row);
+        return moe_fail_memory(err, (size_t)n_cols * sizeof *row);
     for (int64_t r = 0; r < n_rows; r++) {
         moe_dequantize(type, src + (size_t)r * row_bytes, n_cols, row);
         for (int64_t c = 0; c < n_cols; c++)
@@ -157,7 +183,7 @@ static moe_status widen_to_f16(const loader *ld, moe_type type, const char *src,
 
 /* One piece that becomes one matrix, (piece rows, n) turned into (n, piece rows). */
 static moe_status load_transposed(const loader *ld, const moe_slot *slot, const moe_piece *piece,
-                                  char *dst)
+                                  char *dst, moe_error *err)
 {
     const moe_type stored = (moe_type)piece->tensor->type;
     const int64_t n_cols = piece->tensor->dims[0];
@@ -170,21 +196,23 @@ static moe_status load_transposed(const loader *ld, const moe_slot *slot, const 
     if (!moe_mul((size_t)piece->n_rows, row_bytes, &raw_bytes) ||
         !moe_mul((size_t)piece->n_rows, (size_t)n_cols, &elements) ||
         !moe_mul(elements, width, &bytes))
-        return moe_fail(ld->err, MOE_ERR_FORMAT, "tensor \"%s\" is too large", piece->tensor->name);
+        return moe_fail(err, MOE_ERR_FORMAT, "tensor \"%s\" is too large", piece->tensor->name);
     raw = malloc(raw_bytes);
     turned = malloc(bytes);
     if (stored != slot->type)
         wide = malloc(bytes);
     if (raw == NULL || turned == NULL || (stored != slot->type && wide == NULL)) {
-        status = moe_fail_memory(ld->err, bytes);
+        status = moe_fail_memory(err, bytes);
     } else {
-        status = read_chunk(ld, piece->tensor, (uint64_t)piece->row * row_bytes, raw_bytes, raw);
+        status = moe_file_read(ld->file, piece->tensor, (uint64_t)piece->row * row_bytes, raw_bytes,
+                               raw, err);
         if (status == MOE_OK && wide != NULL)
-            status = widen_to_f16(ld, stored, raw, piece->n_rows, n_cols, (uint16_t *)(void *)wide);
+            status =
+                widen_to_f16(stored, raw, piece->n_rows, n_cols, (uint16_t *)(void *)wide, err);
     }
     if (status == MOE_OK) {
         transpose(wide != NULL ? wide : raw, piece->n_rows, n_cols, width, turned);
-        pack_rows(slot, turned, (size_t)piece->n_rows * width, n_cols, dst);
+        pack_rows(ld, slot, turned, (size_t)piece->n_rows * width, n_cols, dst);
     }
     free(raw);
     free(wide);
@@ -192,44 +220,153 @@ static moe_status load_transposed(const loader *ld, const moe_slot *slot, const 
     return status;
 }
 
-static moe_status load_slot(const loader *ld, const moe_slot *slot, char *block)
+static int64_t tasks_of(const moe_slot *slot)
 {
-    char *dst = block + slot->offset;
+    if (slot->is_vector)
+        return 1;
+    if (slot->pieces[0].transposed)
+        return slot->n_pieces;
+    return slot->n_mats * chunks_per_matrix(slot);
+}
+
+static moe_status run_task(const loader *ld, int64_t task, char *buffer, moe_error *err)
+{
+    int low = 0, high = ld->n_jobs;
+    const moe_slot *slot;
+    char *dst;
+
+    while (high - low > 1) {
+        int middle = low + (high - low) / 2;
+
+        if (ld->jobs[middle].first_task <= task)
+            low = middle;
+        else
+            high = middle;
+    }
+    slot = ld->jobs[low].slot;
+    task -= ld->jobs[low].first_task;
+    dst = ld->block + slot->offset;
+    if (slot->is_vector)
+        return load_vector(ld, slot, (float *)(void *)dst, err);
+    if (slot->pieces[0].transposed)
+        return load_transposed(ld, slot, &slot->pieces[task], dst + (size_t)task * slot->mat_stride,
+                               err);
+    return load_chunk(ld, slot, task, buffer, err);
+}
+
+/* --- threads -------------------------------------------------------------------------------- */
+
+/* Keeps the first error of all threads. */
+static void give_up(loader *ld, const moe_error *err)
+{
+    if (!atomic_exchange(&ld->failed, true))
+        *ld->err = *err;
+}
+
+/* Asked before each piece of work: is it to be done? */
+static bool goes_on(loader *ld, int thread)
+{
+    moe_error err;
+
+    if (thread == 0 && moe_cancelled(ld->cancel)) {
+        moe_fail(&err, MOE_ERR_CANCELLED, "loading the model was cancelled");
+        give_up(ld, &err);
+    }
+    return !atomic_load_explicit(&ld->failed, memory_order_relaxed);
+}
+
+/* Has the kernel provide stretches [begin, end) of the block, POPULATE_BYTES each: in one go, and
+ * by one thread each, that takes a fraction of the time of faults page by page.  Where it can't,
+ * the faults will do. */
+static void populate(void *arg, int64_t begin, int64_t end, int thread)
+{
+    loader *ld = arg;
+
+    for (; begin < end && goes_on(ld, thread); begin++) {
+        size_t from = (size_t)begin * POPULATE_BYTES, left = ld->block_bytes - from;
+
+        madvise(ld->block + from, left < POPULATE_BYTES ? left : POPULATE_BYTES,
+                MADV_POPULATE_WRITE);
+    }
+}
+
+static void run_tasks(void *arg, int64_t begin, int64_t end, int thread)
+{
+    loader *ld = arg;
+    char *buffer = ld->buffers + (size_t)thread * ld->buffer_bytes;
+    moe_error err;
+
+    for (; begin < end && goes_on(ld, thread); begin++)
+        if (run_task(ld, begin, buffer, &err) != MOE_OK)
+            give_up(ld, &err);
+}
+
+/* --- loading -------------------------------------------------------------------------------- */
+
+static void add_job(loader *ld, const moe_slot *slot)
+{
+    size_t bytes;
 
     if (!slot->present)
-        return MOE_OK;
-    if (slot->is_vector)
-        return load_vector(ld, slot, (float *)(void *)dst);
-    if (!slot->pieces[0].transposed)
-        return load_matrices(ld, slot, dst);
-    for (int i = 0; i < slot->n_pieces; i++) {
-        moe_status status =
-            load_transposed(ld, slot, &slot->pieces[i], dst + (size_t)i * slot->mat_stride);
+        return;
+    ld->jobs[ld->n_jobs++] = (job){slot, ld->n_tasks};
+    ld->n_tasks += tasks_of(slot);
+    if (slot->is_vector || slot->pieces[0].transposed)
+        return;
+    bytes = ((size_t)chunk_rows(slot) * stored_row_bytes(slot) + 63) / 64 * 64;
+    if (bytes > ld->buffer_bytes)
+        ld->buffer_bytes = bytes;
+}
 
-        if (status != MOE_OK)
-            return status;
-    }
+moe_status moe_weights_allocate(const moe_weights *w, void **block, moe_error *err)
+{
+    const size_t huge = w->size / HUGE_PAGE * HUGE_PAGE;
+
+    *block = aligned_alloc(HUGE_PAGE, huge + HUGE_PAGE);
+    if (*block == NULL)
+        return moe_fail_memory(err, huge + HUGE_PAGE);
+    if (huge > 0)
+        madvise(*block, huge, MADV_HUGEPAGE); /* where it can't be had, small pages do */
     return MOE_OK;
 }
 
 moe_status moe_weights_load(moe_weights *w, const moe_file *file, void *block,
-                            const moe_cancel *cancel, moe_error *err)
+                            const moe_kernels *kernels, moe_pool *pool, const moe_cancel *cancel,
+                            moe_error *err)
 {
-    const loader ld = {file, cancel, err};
-    moe_status status;
+    const size_t n_slots = MOE_N_GLOBAL_SLOTS + (size_t)w->n_layers * MOE_N_LAYER_SLOTS;
+    moe_error first = {0};
+    loader ld = {
+        .file = file,
+        .kernels = kernels,
+        .cancel = cancel,
+        .block = block,
+        .block_bytes = w->size,
+        .err = &first,
+    };
+    size_t buffers_bytes;
 
-    for (int s = 0; s < MOE_N_GLOBAL_SLOTS; s++) {
-        status = load_slot(&ld, &w->global[s], block);
-        if (status != MOE_OK)
-            return status;
+    ld.jobs = malloc(n_slots * sizeof *ld.jobs);
+    if (ld.jobs == NULL)
+        return moe_fail_memory(err, n_slots * sizeof *ld.jobs);
+    for (int s = 0; s < MOE_N_GLOBAL_SLOTS; s++)
+        add_job(&ld, &w->global[s]);
+    for (int l = 0; l < w->n_layers; l++)
+        for (int s = 0; s < MOE_N_LAYER_SLOTS; s++)
+            add_job(&ld, &w->layers[l][s]);
+    buffers_bytes = (size_t)moe_pool_threads(pool) * ld.buffer_bytes;
+    ld.buffers = malloc(buffers_bytes + 1);
+    if (ld.buffers == NULL) {
+        free(ld.jobs);
+        return moe_fail_memory(err, buffers_bytes);
     }
-    for (int l = 0; l < w->n_layers; l++) {
-        for (int s = 0; s < MOE_N_LAYER_SLOTS; s++) {
-            status = load_slot(&ld, &w->layers[l][s], block);
-            if (status != MOE_OK)
-                return status;
-        }
-    }
-    w->block = block;
-    return MOE_OK;
+    moe_pool_run(pool, populate, &ld, (int64_t)(w->size / POPULATE_BYTES) + 1, 1);
+    moe_pool_run(pool, run_tasks, &ld, ld.n_tasks, 1);
+    free(ld.buffers);
+    free(ld.jobs);
+    if (first.status == MOE_OK)
+        w->block = block;
+    else if (err != NULL)
+        *err = first;
+    return first.status;
 }
