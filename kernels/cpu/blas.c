@@ -41,15 +41,14 @@ static void unpack_group(const moe_matrix *w, int64_t group, float *tile)
 }
 
 void moe_matmul_blas(const moe_matrix *w, int64_t group_begin, int64_t group_end,
-                     const moe_activations *x, const int32_t *rows, int64_t n_tokens, moe_role role,
-                     float *y, int64_t ldy, void *scratch)
+                     const moe_activations *x, const int32_t *rows, int64_t n_tokens, float *y,
+                     int64_t ldy, void *scratch)
 {
     float *tile = scratch;
     float *gathered = tile + w->n_cols * BLAS_ROWS;
     const float *a = x->f32;
     int64_t lda = x->ld;
 
-    (void)role;
     if (rows != NULL) {
         for (int64_t t = 0; t < n_tokens; t++)
             memcpy(gathered + t * w->n_cols, x->f32 + rows[t] * x->ld,

@@ -12,7 +12,7 @@ size_t moe_blas_scratch_bytes(int64_t n_cols, int64_t n_tokens);
 
 /* moe_kernels.matmul for F32, F16 and BF16 weights by cblas_sgemm of a serial OpenBLAS. */
 void moe_matmul_blas(const moe_matrix *w, int64_t group_begin, int64_t group_end,
-                     const moe_activations *x, const int32_t *rows, int64_t n_tokens, moe_role role,
-                     float *y, int64_t ldy, void *scratch);
+                     const moe_activations *x, const int32_t *rows, int64_t n_tokens, float *y,
+                     int64_t ldy, void *scratch);
 
 #endif

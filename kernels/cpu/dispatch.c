@@ -65,13 +65,12 @@ moe_isa moe_cpu_best_isa(void)
 #define DEFINE_MATMUL(isa, float_isa)                                                              \
     static void matmul_##isa(const moe_matrix *w, int64_t group_begin, int64_t group_end,          \
                              const moe_activations *x, const int32_t *rows, int64_t n_tokens,      \
-                             moe_role role, float *y, int64_t ldy)                                 \
+                             float *y, int64_t ldy)                                                \
     {                                                                                              \
         if (moe_act_form_of(w->type) == MOE_ACT_F32)                                               \
-            moe_matmul_float_##float_isa(w, group_begin, group_end, x, rows, n_tokens, role, y,    \
-                                         ldy);                                                     \
+            moe_matmul_float_##float_isa(w, group_begin, group_end, x, rows, n_tokens, y, ldy);    \
         else                                                                                       \
-            moe_matmul_quant_##isa(w, group_begin, group_end, x, rows, n_tokens, role, y, ldy);    \
+            moe_matmul_quant_##isa(w, group_begin, group_end, x, rows, n_tokens, y, ldy);          \
     }
 
 DEFINE_MATMUL(scalar, scalar)
@@ -83,8 +82,8 @@ DEFINE_MATMUL(amx, avx512)
 #define TABLE(number, product, isa_)                                                               \
     {                                                                                              \
         .isa = number, .name = #product, .matmul = matmul_##product,                               \
-        .pack_group = moe_pack_group_##isa_,                                                       \
-        .quantize_32 = moe_quantize_32_##isa_, .quantize_256 = moe_quantize_256_##isa_,            \
+        .pack_group = moe_pack_group_##isa_, .quantize_32 = moe_quantize_32_##isa_,                \
+        .quantize_256 = moe_quantize_256_##isa_, .quantize_8 = moe_quantize_8_##isa_,              \
         .dot = moe_dot_##isa_, .sum = moe_sum_##isa_, .max = moe_max_##isa_,                       \
         .rms_norm = moe_rms_norm_##isa_, .layer_norm = moe_layer_norm_##isa_,                      \
         .add = moe_add_##isa_, .add_scaled = moe_add_scaled_##isa_, .scale = moe_scale_##isa_,     \

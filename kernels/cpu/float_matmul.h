@@ -9,7 +9,7 @@
 #define MOE_DECLARE_MATMUL_FLOAT(isa)                                                              \
     void moe_matmul_float_##isa(const moe_matrix *w, int64_t group_begin, int64_t group_end,       \
                                 const moe_activations *x, const int32_t *rows, int64_t n_tokens,   \
-                                moe_role role, float *y, int64_t ldy)
+                                float *y, int64_t ldy)
 
 MOE_DECLARE_MATMUL_FLOAT(scalar);
 MOE_DECLARE_MATMUL_FLOAT(avx2);

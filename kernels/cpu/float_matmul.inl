@@ -78,11 +78,10 @@ static void matmul_groups(const matmul_chunk *chunk, int64_t group, int n_groups
 
 void ISA(moe_matmul_float)(const moe_matrix *w, int64_t group_begin, int64_t group_end,
                            const moe_activations *x, const int32_t *rows, int64_t n_tokens,
-                           moe_role role, float *y, int64_t ldy)
+                           float *y, int64_t ldy)
 {
     matmul_chunk chunk = {.w = w, .ldy = ldy};
 
-    (void)role; /* one arithmetic serves both */
     for (int64_t t = 0; t < n_tokens; t += chunk.n_tokens) {
         chunk.n_tokens = even_part(n_tokens - t, MATMUL_CHUNK);
         chunk.y = y + t * ldy;

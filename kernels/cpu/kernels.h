@@ -29,16 +29,15 @@ typedef enum moe_isa {
     MOE_ISA_AMX = 3,    /* AVX512 and AMX tiles for int8 */
 } moe_isa;
 
-/* Which arithmetic a row of activations takes: generated tokens decode, all others prefill. */
-typedef enum moe_role { MOE_ROLE_PREFILL = 0, MOE_ROLE_DECODE = 1 } moe_role;
-
 /* The form of the activations that a weight type is multiplied with. */
 typedef enum moe_act_form {
     MOE_ACT_F32 = 0, /* F32, F16, BF16 weights */
     MOE_ACT_Q15_32,  /* 15-bit integers, one scale per 32 columns: Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 */
     MOE_ACT_Q15_256, /* 15-bit integers, one scale per 256 columns: Q4_K, Q5_K, Q6_K */
+    MOE_ACT_Q8,      /* 8-bit integers, one scale per 32 columns: every quantised type, faster */
 } moe_act_form;
 
+/* The exact form for a type: never MOE_ACT_Q8. */
 moe_act_form moe_act_form_of(moe_type type);
 
 /* A packed weight matrix (n_rows, n_cols). */
@@ -56,7 +55,14 @@ typedef struct moe_act_planes {
     const int32_t *sums;   /* sums of q: over 32 columns (blocks of 32), over 16 (blocks of 256) */
 } moe_act_planes;
 
-/* Rows of activations (n_tokens, n_cols) in one form or several. A form that is not needed is NULL.
+/* Activations as 8-bit integers: x ≈ d * q with |q| <= 127. */
+typedef struct moe_act_bytes {
+    const int8_t *q;     /* (n_tokens, n_cols) */
+    const float *d;      /* (n_tokens, n_cols / 32) */
+    const int32_t *sums; /* of q over 16 columns (n_tokens, n_cols / 16) */
+} moe_act_bytes;
+
+/* Rows of activations (n_tokens, n_cols) in one form or several. A form that is not there is NULL.
  */
 typedef struct moe_activations {
     int64_t n_cols;
@@ -64,6 +70,7 @@ typedef struct moe_activations {
     int64_t ld;
     moe_act_planes b32;  /* one scale per 32 columns */
     moe_act_planes b256; /* one scale per 256 columns */
+    moe_act_bytes q8;    /* quantised weights take these if they are there */
 } moe_activations;
 
 /* --- packed weights (the same for every instruction set) ---------------------------------------
@@ -115,10 +122,11 @@ typedef struct moe_kernels {
 
     /* y[t * ldy + r] = sum_k w[r, k] * x[rows ? rows[t] : t, k] for the output rows of groups
      * [group_begin, group_end) and t < n_tokens; rows past n_rows are not written.
-     * x must hold the form moe_act_form_of(w->type). */
+     * x must hold the form moe_act_form_of(w->type) or, for quantised weights, MOE_ACT_Q8, which
+     * is taken if both are there. */
     void (*matmul)(const moe_matrix *w, int64_t group_begin, int64_t group_end,
-                   const moe_activations *x, const int32_t *rows, int64_t n_tokens, moe_role role,
-                   float *y, int64_t ldy);
+                   const moe_activations *x, const int32_t *rows, int64_t n_tokens, float *y,
+                   int64_t ldy);
 
     /* One row to 15-bit integers, per block of 32 or 256 columns: amax = max|x|, d = amax / 16256,
      * q = rint(x * (16256 / amax)), hi = (q + 64) >> 7, lo = q - 128 * hi.  A block with
@@ -127,6 +135,10 @@ typedef struct moe_kernels {
                         int32_t *sums);
     void (*quantize_256)(const float *x, int64_t n_cols, int8_t *hi, int8_t *lo, float *d,
                          int32_t *sums);
+
+    /* One row to 8-bit integers, per block of 32 columns: d = amax / 127, q = rint(x * (127 /
+     * amax)), small and non-finite blocks as above; sums over 16 columns. */
+    void (*quantize_8)(const float *x, int64_t n_cols, int8_t *q, float *d, int32_t *sums);
 
     /* Sums along a vector: 16 lanes, lane i takes i, i+16, … by fma, then the tree
      * (i, i+8), (i, i+4), (i, i+2), (i, i+1). */

@@ -140,15 +140,16 @@ void moe_quant_read_packed(moe_type type, const uint8_t *group, int lane, int64_
 void moe_quant_values(moe_type type, const moe_quant_block *block, float *dst);
 
 /* The functions of the table moe_kernels for these types, per instruction set.  The arguments are
- * those of moe_kernels.matmul, quantize_32 and quantize_256. */
+ * those of moe_kernels.matmul, quantize_32, quantize_256 and quantize_8. */
 #define MOE_QUANT_KERNELS(isa)                                                                     \
     void moe_matmul_quant_##isa(const moe_matrix *w, int64_t group_begin, int64_t group_end,       \
                                 const moe_activations *x, const int32_t *rows, int64_t n_tokens,   \
-                                moe_role role, float *y, int64_t ldy);                             \
+                                float *y, int64_t ldy);                                            \
     void moe_quantize_32_##isa(const float *x, int64_t n_cols, int8_t *hi, int8_t *lo, float *d,   \
                                int32_t *sums);                                                     \
     void moe_quantize_256_##isa(const float *x, int64_t n_cols, int8_t *hi, int8_t *lo, float *d,  \
-                                int32_t *sums)
+                                int32_t *sums);                                                    \
+    void moe_quantize_8_##isa(const float *x, int64_t n_cols, int8_t *q, float *d, int32_t *sums)
 
 MOE_QUANT_KERNELS(scalar);
 MOE_QUANT_KERNELS(avx2);
@@ -156,7 +157,7 @@ MOE_QUANT_KERNELS(avx512);
 
 /* AMX has a product of its own only. */
 void moe_matmul_quant_amx(const moe_matrix *w, int64_t group_begin, int64_t group_end,
-                          const moe_activations *x, const int32_t *rows, int64_t n_tokens,
-                          moe_role role, float *y, int64_t ldy);
+                          const moe_activations *x, const int32_t *rows, int64_t n_tokens, float *y,
+                          int64_t ldy);
 
 #endif

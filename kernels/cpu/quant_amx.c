@@ -1,17 +1,18 @@
 /*
  * Quantised kernels for AMX: many tokens with tiles of 16 tokens times 16 output rows.
  *
- * A tile product multiplies the activations of 16 tokens (16 rows of 32 bytes, 16 in Q6_K) with a
- * unit of codes of a group, which the packed layout already keeps as AMX wants it: four columns of
- * 16 rows side by side.  It is cut as finely as the scales of the weights, so its 256 sums are the
- * exact integers of one block or sub-block, one tile for the high plane of the activations and one
- * for the low.  They go through memory to vector registers, one token each, lanes across output
- * rows, where the float steps of quant_scalar.c follow.  The tile unit computes the next sub-block
- * in the meantime: of two buffers for sums one is filled and the other read.
+ * A tile product multiplies the activations of 16 tokens (16 rows of 32 bytes) with a unit of codes
+ * of a group, which the packed layout already keeps as AMX wants it: four columns of 16 rows side
+ * by side.  It is cut as finely as the scales of the weights, so its 256 sums are the exact
+ * integers of one block or sub-block; 15-bit activations take two, one for each plane.  The sums go
+ * through memory to vector registers, one token each, lanes across output rows, where the float
+ * steps of quant_scalar.c follow.  Meanwhile the tile unit computes the next sub-blocks: it runs a
+ * few steps ahead.
  *
- * For a batch of up to 64 tokens and a chunk of 256 columns the activations are gathered once, then
- * all groups pass.  Results are added up in y itself.  A tile has the same cost for one token as
- * for 16, so few tokens take the AVX-512 kernels; both give the same bits.
+ * For a batch of tokens and a chunk of 256 columns the activations are gathered once, then all
+ * groups pass.  Results are added up in y itself.  A tile has the same cost for one token as for
+ * 16, so few tokens take the AVX-512 kernels, and so does Q6_K, whose sub-blocks of 16 columns
+ * would leave three quarters of a tile empty; all give the same bits.
  */
 #include <string.h>
 
@@ -32,18 +33,16 @@
 #define CODES_0 6
 #define CODES_1 7
 
-typedef struct tile_config {
+/* What LDTILECFG reads: sums 16 x 64 bytes, activations 16 x 32, codes 8 x 64. */
+static const struct tile_config {
     uint8_t palette, start_row, reserved[14];
     uint16_t bytes_per_row[16];
     uint8_t rows[16];
-} tile_config;
-
-#define CONFIG(columns)                                                                            \
-    {                                                                                              \
-        .palette = 1, .bytes_per_row = {64, 64, 64, 64, columns, columns, 64, 64},                 \
-        .rows = {16, 16, 16, 16, 16, 16, columns / 4, columns / 4},                                \
-    }
-static const tile_config config_32 = CONFIG(32), config_16 = CONFIG(16);
+} config = {
+    .palette = 1,
+    .bytes_per_row = {64, 64, 64, 64, 32, 32, 64, 64},
+    .rows = {16, 16, 16, 16, 16, 16, 8, 8},
+};
 
 /* The codes of a chunk of a group, less their bias, and its scales. */
 typedef struct chunk_codes {
@@ -51,19 +50,13 @@ typedef struct chunk_codes {
     chunk_scales scales;
 } chunk_codes;
 
-/* Sums of tile products on their way to vector registers. */
-typedef struct tile_sums {
-    _Alignas(64) int32_t hi[SUM_BUFFERS][TILE_TOKENS][MOE_GROUP_ROWS];
-    int32_t lo[SUM_BUFFERS][TILE_TOKENS][MOE_GROUP_ROWS];
-} tile_sums;
-
-INLINE void widen_chunk(const moe_type type, const uint8_t *group, int64_t block, int n_units,
-                        chunk_codes *c)
+INLINE void widen_chunk(const moe_type type, const int bits, const uint8_t *group, int64_t block,
+                        int n_units, chunk_codes *c)
 {
     const moe_quant_form form = moe_quant_form_of(type);
     const __m512i bias = _mm512_set1_epi8((char)form.bias);
 
-    load_scales(type, group, block, n_units, &c->scales);
+    load_scales(type, bits, group, block, n_units, &c->scales);
     for (int u = 0; u < n_units; u++) {
         __m512i w[8];
 
@@ -74,204 +67,208 @@ INLINE void widen_chunk(const moe_type type, const uint8_t *group, int64_t block
     }
 }
 
-/* One group and chunk with the tiles of a batch.  A step is one sub-block of one tile: steps
- * [0, n_tiles * n_sub), sub-blocks ascending within a tile. */
+/* A place in the sequence of steps: one step is a unit of a tile, units ascending. */
+typedef struct place {
+    int tile, unit;
+} place;
+
+/* One group and chunk with the tiles of a batch: the steps, and the sums on their way from tile to
+ * vector registers. */
 typedef struct pipeline {
+    _Alignas(64) int32_t hi[SUM_BUFFERS][TILE_TOKENS][MOE_GROUP_ROWS];
+    int32_t lo[SUM_BUFFERS][TILE_TOKENS][MOE_GROUP_ROWS];
     const chunk_acts *acts;
     const chunk_codes *codes;
-    int n_sub, n_steps;
-    tile_sums sums;
+    int n_units, n_steps;
+    int produced, stored, used; /* steps so far */
+    place next;                 /* to be produced */
 } pipeline;
 
-/* The tile products of a step, into tile registers SUM_*_b. */
-#define PRODUCE(b, columns, tile, j)                                                               \
+#define PRODUCE(b)                                                                                 \
     do {                                                                                           \
         _tile_zero(SUM_HI_##b);                                                                    \
-        _tile_zero(SUM_LO_##b);                                                                    \
-        _tile_loadd(CODES_##b, p->codes->codes + (columns) / 4 * (j), 64);                         \
-        _tile_loadd(ACT_HI, p->acts->planes[TILE_TOKENS * (tile)][0] + (columns) * (j),            \
-                    2 * CHUNK_COLUMNS);                                                            \
-        _tile_loadd(ACT_LO, p->acts->planes[TILE_TOKENS * (tile)][1] + (columns) * (j),            \
-                    2 * CHUNK_COLUMNS);                                                            \
+        _tile_loadd(CODES_##b, p->codes->codes + 8 * p->next.unit, 64);                            \
+        _tile_loadd(ACT_HI, hi, sizeof p->acts->planes[0]);                                        \
         _tile_dpbssd(SUM_HI_##b, ACT_HI, CODES_##b);                                               \
-        _tile_dpbssd(SUM_LO_##b, ACT_LO, CODES_##b);                                               \
+        if (bits != 8) {                                                                           \
+            _tile_zero(SUM_LO_##b);                                                                \
+            _tile_loadd(ACT_LO, hi + CHUNK_COLUMNS, sizeof p->acts->planes[0]);                    \
+            _tile_dpbssd(SUM_LO_##b, ACT_LO, CODES_##b);                                           \
+        }                                                                                          \
     } while (0)
 
-INLINE void produce(const int columns, const pipeline *p, int step)
+/* The tile products of the next step. */
+INLINE void produce(const int bits, pipeline *p)
 {
-    if (step >= p->n_steps)
+    const int8_t *hi = p->acts->planes[TILE_TOKENS * p->next.tile][0] + 32 * p->next.unit;
+
+    if (p->produced == p->n_steps)
         return;
-    if (step % 2 == 0)
-        PRODUCE(0, columns, step / p->n_sub, step % p->n_sub);
+    if (p->produced++ % 2 == 0)
+        PRODUCE(0);
     else
-        PRODUCE(1, columns, step / p->n_sub, step % p->n_sub);
+        PRODUCE(1);
+    if (++p->next.unit == p->n_units)
+        p->next = (place){p->next.tile + 1, 0};
 }
 
-/* The sums of a step, from tile registers to memory. */
-INLINE void store_sums(pipeline *p, int step)
+/* The sums of the next step, from tile registers to memory. */
+INLINE void store_sums(const int bits, pipeline *p)
 {
-    if (step >= p->n_steps)
+    const int buffer = p->stored % SUM_BUFFERS;
+
+    if (p->stored == p->n_steps)
         return;
-    if (step % 2 == 0) {
-        _tile_stored(SUM_HI_0, p->sums.hi[step % SUM_BUFFERS], 64);
-        _tile_stored(SUM_LO_0, p->sums.lo[step % SUM_BUFFERS], 64);
+    if (p->stored++ % 2 == 0) {
+        _tile_stored(SUM_HI_0, p->hi[buffer], 64);
+        if (bits != 8)
+            _tile_stored(SUM_LO_0, p->lo[buffer], 64);
     } else {
-        _tile_stored(SUM_HI_1, p->sums.hi[step % SUM_BUFFERS], 64);
-        _tile_stored(SUM_LO_1, p->sums.lo[step % SUM_BUFFERS], 64);
+        _tile_stored(SUM_HI_1, p->hi[buffer], 64);
+        if (bits != 8)
+            _tile_stored(SUM_LO_1, p->lo[buffer], 64);
     }
 }
 
-/* Called before the sums of `step` are read: lets the tile unit run ahead. */
-INLINE void advance(const int columns, pipeline *p, int step)
+/* Goes to the next step, whose sums are then to be had from the buffer that is returned. */
+INLINE int advance(const int bits, pipeline *p)
 {
-    produce(columns, p, step + LEAD + 1);
-    store_sums(p, step + LEAD);
+    produce(bits, p);
+    store_sums(bits, p);
+    return p->used++ % SUM_BUFFERS;
 }
 
-/* A token's sums of a step. */
-INLINE __m512 sums_of(const pipeline *p, int step, int t)
+/* A token's sums. */
+INLINE __m512 sums_of(const int bits, const pipeline *p, int buffer, int t)
 {
-    __m512i sum = _mm512_slli_epi32(load(p->sums.hi[step % SUM_BUFFERS][t]), 7);
+    __m512i sum = load(p->hi[buffer][t]);
 
-    return _mm512_cvtepi32_ps(_mm512_add_epi32(sum, load(p->sums.lo[step % SUM_BUFFERS][t])));
+    if (bits != 8)
+        sum = _mm512_add_epi32(_mm512_slli_epi32(sum, 7), load(p->lo[buffer][t]));
+    return _mm512_cvtepi32_ps(sum);
 }
 
-/* acc += products of a super-block for n_tokens tokens of a tile. */
-INLINE void add_sub_blocks(const moe_type type, const int n_tokens, pipeline *p, int tile,
-                           __m512 acc[])
+/* One tile, of whose n_tokens tokens the first n count: y += products. */
+INLINE void run_tile(const moe_type type, const int bits, const int n_tokens, int n, pipeline *p,
+                     const token_terms terms[], bool is_first_chunk, __mmask16 lanes, float *y,
+                     int64_t ldy)
 {
-    const int columns = type == MOE_TYPE_Q6_K ? 16 : 32, n_sub = MOE_QUANT_SUPER / columns;
+    const bool super_block = moe_quant_form_of(type).columns == MOE_QUANT_SUPER;
     const chunk_scales *scales = &p->codes->scales;
-    __m512 total[TILE_TOKENS];
+    __m512 sum[TILE_TOKENS]; /* of super-blocks the total, else the result itself */
 
     UNROLL
     for (int t = 0; t < n_tokens; t++)
-        total[t] = _mm512_setzero_ps();
-    for (int j = 0; j < n_sub; j++) {
-        const int step = tile * n_sub + j;
+        sum[t] = super_block || is_first_chunk || t >= n
+                     ? _mm512_setzero_ps()
+                     : _mm512_maskz_loadu_ps(lanes, y + t * ldy);
+    for (int u = 0; u < p->n_units; u++) {
+        const int buffer = advance(bits, p);
 
-        advance(columns, p, step);
-        UNROLL
-        for (int t = 0; t < n_tokens; t++)
-            total[t] = _mm512_fmadd_ps(sums_of(p, step, t), scales->sc[j], total[t]);
-    }
-    UNROLL
-    for (int t = 0; t < n_tokens; t++)
-        acc[t] = add_super_block(type, scales, p->acts->d[TILE_TOKENS * tile + t][0],
-                                 p->acts->terms[TILE_TOKENS * tile + t], total[t], acc[t]);
-}
-
-/* The same for up to eight blocks of 32 columns. */
-INLINE void add_blocks_32(const moe_type type, const int n_tokens, pipeline *p, int tile,
-                          __m512 acc[])
-{
-    const chunk_scales *scales = &p->codes->scales;
-
-    for (int j = 0; j < p->n_sub; j++) {
-        const int step = tile * p->n_sub + j;
-
-        advance(32, p, step);
         UNROLL
         for (int t = 0; t < n_tokens; t++) {
-            const int token = TILE_TOKENS * tile + t;
-            __m512 d_a = _mm512_set1_ps(p->acts->d[token][j]);
+            __m512 value = sums_of(bits, p, buffer, t);
 
-            acc[t] = _mm512_fmadd_ps(sums_of(p, step, t), _mm512_mul_ps(scales->d[j], d_a), acc[t]);
-            if (moe_quant_form_of(type).has_min)
-                acc[t] = _mm512_fmadd_ps(_mm512_set1_ps(p->acts->sums[token][j]),
-                                         _mm512_mul_ps(scales->m[j], d_a), acc[t]);
+            if (!super_block)
+                sum[t] = add_block_32(type, scales, &terms[t], u, value, sum[t]);
+            else if (bits == 8)
+                sum[t] = _mm512_fmadd_ps(_mm512_mul_ps(value, scales->sc[u]),
+                                         _mm512_set1_ps(terms[t].d[u]), sum[t]);
+            else
+                sum[t] = _mm512_fmadd_ps(value, scales->sc[u], sum[t]);
         }
     }
-}
-
-/* One tile, of whose n_tokens tokens the first n count. */
-INLINE void run_tile(const moe_type type, const int n_tokens, int n, pipeline *p, int tile,
-                     bool is_first_chunk, __mmask16 lanes, float *y, int64_t ldy)
-{
-    __m512 acc[TILE_TOKENS];
-
     UNROLL
-    for (int t = 0; t < n_tokens; t++)
-        acc[t] = is_first_chunk || t >= n ? _mm512_setzero_ps()
-                                          : _mm512_maskz_loadu_ps(lanes, y + t * ldy);
-    if (moe_quant_form_of(type).columns == 32)
-        add_blocks_32(type, n_tokens, p, tile, acc);
-    else
-        add_sub_blocks(type, n_tokens, p, tile, acc);
-    UNROLL
-    for (int t = 0; t < n_tokens; t++)
-        if (t < n)
-            _mm512_mask_storeu_ps(y + t * ldy, lanes, acc[t]);
+    for (int t = 0; t < n_tokens; t++) {
+        if (t >= n)
+            break;
+        if (super_block)
+            sum[t] = add_super_block(type, bits, scales, &terms[t], sum[t],
+                                     is_first_chunk ? _mm512_setzero_ps()
+                                                    : _mm512_maskz_loadu_ps(lanes, y + t * ldy));
+        _mm512_mask_storeu_ps(y + t * ldy, lanes, sum[t]);
+    }
 }
 
 /* A chunk of a batch of n_tokens tokens with groups [group_begin, group_end). */
-INLINE void pass(const moe_type type, const moe_matrix *w, int64_t group_begin, int64_t group_end,
-                 const chunk_acts *a, int n_tokens, int64_t chunk, float *y, int64_t ldy)
+INLINE void pass(const moe_type type, const int bits, const moe_matrix *w, int64_t group_begin,
+                 int64_t group_end, const chunk_acts *a, int n_tokens, int64_t chunk, float *y,
+                 int64_t ldy)
 {
-    const int columns = type == MOE_TYPE_Q6_K ? 16 : 32;
     const int64_t block = chunk * (CHUNK_COLUMNS / moe_quant_form_of(type).columns);
     const size_t group_bytes = moe_packed_group_bytes(w->type, w->n_cols);
-    const int n_units = units_of(w, chunk), n_tiles = (n_tokens + TILE_TOKENS - 1) / TILE_TOKENS;
+    const int n_tiles = (n_tokens + TILE_TOKENS - 1) / TILE_TOKENS;
     chunk_codes c;
-    pipeline p = {.acts = a, .codes = &c, .n_sub = n_units * MOE_QUANT_UNIT / columns};
+    pipeline p;
 
-    p.n_steps = n_tiles * p.n_sub;
+    p.acts = a;
+    p.codes = &c;
+    p.n_units = units_of(w, chunk);
+    p.n_steps = n_tiles * p.n_units;
     for (int64_t g = group_begin; g < group_end; g++) {
         const uint8_t *group = (const uint8_t *)w->packed + (size_t)g * group_bytes;
+        float *to = y + g * MOE_GROUP_ROWS;
 
-        widen_chunk(type, group, block, n_units, &c);
+        widen_chunk(type, bits, group, block, p.n_units, &c);
         if (g + 1 < group_end)
-            prefetch_chunk(type, group + group_bytes, block, n_units);
-        produce(columns, &p, 0);
-        for (int step = 0; step < LEAD; step++) {
-            produce(columns, &p, step + 1);
-            store_sums(&p, step);
+            prefetch_chunk(type, group + group_bytes, block, p.n_units);
+        __asm__ volatile("" ::: "memory"); /* the compiler does not see what tile loads read */
+        p.produced = p.stored = p.used = 0;
+        p.next = (place){0, 0};
+        produce(bits, &p);
+        for (int i = 0; i < LEAD; i++) {
+            produce(bits, &p);
+            store_sums(bits, &p);
         }
-        for (int i = 0; i < n_tiles; i++) {
-            int n = n_tokens - TILE_TOKENS * i;
-            float *to = y + TILE_TOKENS * i * ldy + g * MOE_GROUP_ROWS;
+        for (int t = 0; t < n_tokens; t += TILE_TOKENS) {
+            int n = n_tokens - t < TILE_TOKENS ? n_tokens - t : TILE_TOKENS;
 
             if (n > TILE_TOKENS / 2)
-                run_tile(type, TILE_TOKENS, n, &p, i, chunk == 0, lanes_of(w, g), to, ldy);
+                run_tile(type, bits, TILE_TOKENS, n, &p, a->terms + t, chunk == 0, lanes_of(w, g),
+                         to + t * ldy, ldy);
             else
-                run_tile(type, TILE_TOKENS / 2, n, &p, i, chunk == 0, lanes_of(w, g), to, ldy);
+                run_tile(type, bits, TILE_TOKENS / 2, n, &p, a->terms + t, chunk == 0,
+                         lanes_of(w, g), to + t * ldy, ldy);
         }
     }
 }
 
-INLINE void matmul(const moe_type type, const moe_matrix *w, int64_t group_begin, int64_t group_end,
-                   const moe_activations *x, const int32_t *rows, int64_t n_tokens, float *y,
-                   int64_t ldy)
+INLINE void matmul(const moe_type type, const int bits, const moe_matrix *w, int64_t group_begin,
+                   int64_t group_end, const moe_activations *x, const int32_t *rows,
+                   int64_t n_tokens, float *y, int64_t ldy)
 {
     const int64_t n_chunks = (w->n_cols + CHUNK_COLUMNS - 1) / CHUNK_COLUMNS;
     chunk_acts a;
 
     memset(&a, 0, sizeof a); /* tokens that fill up a tile are zeros */
-    _tile_loadconfig(type == MOE_TYPE_Q6_K ? &config_16 : &config_32);
+    _tile_loadconfig(&config);
     for (int64_t t = 0, n; t < n_tokens; t += n) {
         n = even_part(n_tokens - t, BATCH_TOKENS, TILE_TOKENS);
         for (int64_t c = 0; c < n_chunks; c++) {
             for (int64_t i = 0; i < n; i++)
-                gather_token(type, x, rows ? rows[t + i] : t + i, c, units_of(w, c), &a, (int)i);
-            __asm__ volatile("" ::: "memory"); /* tile loads are opaque to the compiler */
-            pass(type, w, group_begin, group_end, &a, (int)n, c, y + t * ldy, ldy);
+                gather_token(type, bits, x, rows ? rows[t + i] : t + i, c, units_of(w, c), &a,
+                             (int)i);
+            pass(type, bits, w, group_begin, group_end, &a, (int)n, c, y + t * ldy, ldy);
         }
     }
     _tile_release();
 }
 
 void moe_matmul_quant_amx(const moe_matrix *w, int64_t group_begin, int64_t group_end,
-                          const moe_activations *x, const int32_t *rows, int64_t n_tokens,
-                          moe_role role, float *y, int64_t ldy)
+                          const moe_activations *x, const int32_t *rows, int64_t n_tokens, float *y,
+                          int64_t ldy)
 {
-    if (n_tokens < MIN_TOKENS) {
-        moe_matmul_quant_avx512(w, group_begin, group_end, x, rows, n_tokens, role, y, ldy);
+    if (n_tokens < MIN_TOKENS || w->type == MOE_TYPE_Q6_K) {
+        moe_matmul_quant_avx512(w, group_begin, group_end, x, rows, n_tokens, y, ldy);
         return;
     }
     switch (w->type) {
 #define CASE(type)                                                                                 \
     case type:                                                                                     \
-        matmul(type, w, group_begin, group_end, x, rows, n_tokens, y, ldy);                        \
+        if (x->q8.q)                                                                               \
+            matmul(type, 8, w, group_begin, group_end, x, rows, n_tokens, y, ldy);                 \
+        else                                                                                       \
+            matmul(type, 15, w, group_begin, group_end, x, rows, n_tokens, y, ldy);                \
         break
         CASE(MOE_TYPE_Q8_0);
         CASE(MOE_TYPE_Q4_0);
@@ -280,7 +277,6 @@ void moe_matmul_quant_amx(const moe_matrix *w, int64_t group_begin, int64_t grou
         CASE(MOE_TYPE_Q5_1);
         CASE(MOE_TYPE_Q4_K);
         CASE(MOE_TYPE_Q5_K);
-        CASE(MOE_TYPE_Q6_K);
 #undef CASE
     default:
         break;

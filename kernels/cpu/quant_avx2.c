@@ -554,9 +554,12 @@ INLINE void matmul(const moe_type type, const moe_matrix *w, int64_t group_begin
 
 void moe_matmul_quant_avx2(const moe_matrix *w, int64_t group_begin, int64_t group_end,
                            const moe_activations *x, const int32_t *rows, int64_t n_tokens,
-                           moe_role role, float *y, int64_t ldy)
+                           float *y, int64_t ldy)
 {
-    (void)role; /* both roles have the same arithmetic */
+    if (x->q8.q) {
+        moe_matmul_quant_scalar(w, group_begin, group_end, x, rows, n_tokens, y, ldy);
+        return;
+    }
     switch (w->type) {
 #define CASE(type)                                                                                 \
     case type:                                                                                     \
@@ -651,4 +654,9 @@ void moe_quantize_256_avx2(const float *x, int64_t n_cols, int8_t *hi, int8_t *l
 {
     for (int64_t b = 0; b < n_cols / 256; b++)
         quantize(256, 16, x + 256 * b, hi + 256 * b, lo + 256 * b, d + b, sums + 16 * b);
+}
+
+void moe_quantize_8_avx2(const float *x, int64_t n_cols, int8_t *q, float *d, int32_t *sums)
+{
+    moe_quantize_8_scalar(x, n_cols, q, d, sums);
 }

@@ -28,11 +28,8 @@
 
 /* One token's activations of a chunk. */
 typedef struct token_row {
-    const int8_t *hi, *lo;
-    const float *d;
-    const int32_t *sums;
-    int32_t term[16]; /* types with a bias: -bias * sums; Q4_K, Q5_K: the sum of sub-block j as
-                       * two int16, its low seven bits and the bits above */
+    const int8_t *planes[2];
+    token_terms terms;
 } token_row;
 
 /* Four bytes to all lanes. */
@@ -44,96 +41,91 @@ INLINE __m512i broadcast4(const void *p)
     return _mm512_set1_epi32(v);
 }
 
-/* The activations of row `row`, chunk `chunk` of n_units units. */
-INLINE void set_row(const moe_type type, const moe_activations *x, int64_t row, int64_t chunk,
-                    int n_units, token_row *a)
-{
-    const moe_quant_form form = moe_quant_form_of(type);
-    const moe_act_planes *planes = moe_quant_planes(form, x);
-    int64_t first = row * x->n_cols + chunk * CHUNK_COLUMNS;
-
-    a->hi = planes->hi + first;
-    a->lo = planes->lo + first;
-    a->d = planes->d + first / form.columns;
-    a->sums = planes->sums + first / (form.columns == 32 ? 32 : 16);
-    if (!form.has_min) {
-        bias_terms(type, a->sums, n_units, a->term);
-    } else if (form.columns == MOE_QUANT_SUPER) {
-        _mm256_storeu_si256((__m256i *)a->term, min_terms(a->sums));
-    }
-}
-
 /* --- few tokens: one group, straight from its packed form ------------------------------------- */
 
-/* n vectors of codes times 4n activations of each token. */
-INLINE void dot(const int n_tokens, const int n, const __m512i w[], const token_row a[], int column,
-                __m512i sum[])
+/* Adds n vectors of codes times 4n activations of each token, in one plane. */
+INLINE void dot_plane(const int n_tokens, const int n, const __m512i w[], const token_row a[],
+                      const int plane, int column, __m512i sum[])
 {
     UNROLL
-    for (int low = 0; low < 2; low++) {
+    for (int v = 0; v < n; v++) {
         UNROLL
         for (int t = 0; t < n_tokens; t++)
-            sum[t] = low ? _mm512_slli_epi32(sum[t], 7) : _mm512_setzero_si512();
-        UNROLL
-        for (int v = 0; v < n; v++) {
-            UNROLL
-            for (int t = 0; t < n_tokens; t++)
-                sum[t] = _mm512_dpbusd_epi32(
-                    sum[t], w[v], broadcast4((low ? a[t].lo : a[t].hi) + column + 4 * v));
-        }
+            sum[t] =
+                _mm512_dpbusd_epi32(sum[t], w[v], broadcast4(a[t].planes[plane] + column + 4 * v));
     }
 }
 
-/* A block of 32 columns: codes w, unit u of the chunk. */
-INLINE void add_block_32(const moe_type type, const int n_tokens, const __m512i w[],
-                         const chunk_scales *s, const token_row a[], int u, __m512 acc[])
+INLINE void dot(const int bits, const int n_tokens, const int n, const __m512i w[],
+                const token_row a[], int column, __m512i sum[])
 {
-    const moe_quant_form form = moe_quant_form_of(type);
+    UNROLL
+    for (int t = 0; t < n_tokens; t++)
+        sum[t] = _mm512_setzero_si512();
+    dot_plane(n_tokens, n, w, a, 0, column, sum);
+    if (bits == 8)
+        return;
+    UNROLL
+    for (int t = 0; t < n_tokens; t++)
+        sum[t] = _mm512_slli_epi32(sum[t], 7);
+    dot_plane(n_tokens, n, w, a, 1, column, sum);
+}
+
+/* Sub-block j of a chunk, a unit or half a unit of codes: the sums as floats. */
+INLINE void sub_block(const moe_type type, const int bits, const int n_tokens, const __m512i w[],
+                      const token_row a[], int j, __m512 value[])
+{
+    const int columns = type == MOE_TYPE_Q6_K ? 16 : 32;
     __m512i sum[FEW_TOKENS];
 
-    dot(n_tokens, 8, w, a, 32 * u, sum);
+    dot(bits, n_tokens, columns / 4, w, a, columns * j, sum);
     UNROLL
     for (int t = 0; t < n_tokens; t++) {
-        __m512 d_a = _mm512_set1_ps(a[t].d[u]);
-
-        if (!form.has_min)
-            sum[t] = _mm512_add_epi32(sum[t], _mm512_set1_epi32(a[t].term[u]));
-        acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t]), _mm512_mul_ps(s->d[u], d_a), acc[t]);
-        if (form.has_min)
-            acc[t] = _mm512_fmadd_ps(_mm512_set1_ps((float)a[t].sums[u]),
-                                     _mm512_mul_ps(s->m[u], d_a), acc[t]);
+        if (!moe_quant_form_of(type).has_min)
+            sum[t] = _mm512_add_epi32(sum[t], _mm512_set1_epi32(a[t].terms.ints[j]));
+        value[t] = _mm512_cvtepi32_ps(sum[t]);
     }
 }
 
-/* 32 columns of a super-block, one sub-block or two of Q6_K, added to total. */
-INLINE void add_sub_blocks(const moe_type type, const int n_tokens, const __m512i w[],
-                           const chunk_scales *s, const token_row a[], int u, __m512 total[])
+/* Unit u of a chunk, with codes w: to acc for blocks of 32 columns, to total for super-blocks. */
+INLINE void add_unit(const moe_type type, const int bits, const int n_tokens, const __m512i w[],
+                     const chunk_scales *s, const token_row a[], int u, __m512 total[],
+                     __m512 acc[])
 {
-    const int n_sub = type == MOE_TYPE_Q6_K ? 2 : 1;
+    const bool halves = type == MOE_TYPE_Q6_K;
+    const int j = halves ? 2 * u : u;
+    __m512 value[FEW_TOKENS], second[FEW_TOKENS];
 
+    sub_block(type, bits, n_tokens, w, a, j, value);
+    if (halves)
+        sub_block(type, bits, n_tokens, w + 4, a, j + 1, second);
     UNROLL
-    for (int j = 0; j < n_sub; j++) {
-        __m512i sum[FEW_TOKENS];
-
-        dot(n_tokens, 8 / n_sub, w + 4 * j, a, 32 * u + 16 * j, sum);
-        UNROLL
-        for (int t = 0; t < n_tokens; t++) {
-            if (type == MOE_TYPE_Q6_K)
-                sum[t] = _mm512_add_epi32(sum[t], _mm512_set1_epi32(a[t].term[2 * u + j]));
-            total[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t]), s->sc[n_sub * u + j], total[t]);
+    for (int t = 0; t < n_tokens; t++) {
+        if (moe_quant_form_of(type).columns == 32) {
+            acc[t] = add_block_32(type, s, &a[t].terms, u, value[t], acc[t]);
+        } else if (bits == 8) {
+            value[t] = _mm512_mul_ps(value[t], s->sc[j]);
+            if (halves)
+                value[t] = _mm512_fmadd_ps(second[t], s->sc[j + 1], value[t]);
+            total[t] = _mm512_fmadd_ps(value[t], _mm512_set1_ps(a[t].terms.d[u]), total[t]);
+        } else {
+            total[t] = _mm512_fmadd_ps(value[t], s->sc[j], total[t]);
+            if (halves)
+                total[t] = _mm512_fmadd_ps(second[t], s->sc[j + 1], total[t]);
         }
     }
 }
 
 /* The units of one chunk, from block `block` on, to acc. */
-INLINE void add_packed_chunk(const moe_type type, const int n_tokens, const uint8_t *packed,
-                             int64_t block, int n_units, const token_row a[], __m512 acc[])
+INLINE void add_packed_chunk(const moe_type type, const int bits, const int n_tokens,
+                             const uint8_t *packed, int64_t block, int n_units, const token_row a[],
+                             __m512 acc[])
 {
     const moe_quant_form form = moe_quant_form_of(type);
     __m512 total[FEW_TOKENS];
     chunk_scales s;
 
-    load_scales(type, packed, block, n_units, &s);
+    load_scales(type, bits, packed, block, n_units, &s);
     UNROLL
     for (int t = 0; t < n_tokens; t++)
         total[t] = _mm512_setzero_ps();
@@ -145,21 +137,19 @@ INLINE void add_packed_chunk(const moe_type type, const int n_tokens, const uint
         for (size_t i = 0; i < moe_quant_unit_bytes(form); i += 64)
             _mm_prefetch((const char *)p + PREFETCH_BYTES + i, _MM_HINT_T0);
         widen_unit(form.bits, p, w);
-        if (form.columns == 32)
-            add_block_32(type, n_tokens, w, &s, a, u, acc);
-        else
-            add_sub_blocks(type, n_tokens, w, &s, a, u, total);
+        add_unit(type, bits, n_tokens, w, &s, a, u, total, acc);
     }
     if (form.columns == 32)
         return;
     UNROLL
     for (int t = 0; t < n_tokens; t++)
-        acc[t] = add_super_block(type, &s, a[t].d[0], a[t].term, total[t], acc[t]);
+        acc[t] = add_super_block(type, bits, &s, &a[t].terms, total[t], acc[t]);
 }
 
 /* n_tokens <= FEW_TOKENS tokens with one group. */
-INLINE void few_tokens(const moe_type type, const int n_tokens, const moe_matrix *w, int64_t group,
-                       const moe_activations *x, const int32_t *rows, float *y, int64_t ldy)
+INLINE void few_tokens(const moe_type type, const int bits, const int n_tokens, const moe_matrix *w,
+                       int64_t group, const moe_activations *x, const int32_t *rows, float *y,
+                       int64_t ldy)
 {
     const int blocks_per_chunk = CHUNK_COLUMNS / moe_quant_form_of(type).columns;
     const uint8_t *packed =
@@ -175,9 +165,11 @@ INLINE void few_tokens(const moe_type type, const int n_tokens, const moe_matrix
         token_row a[FEW_TOKENS];
 
         UNROLL
-        for (int i = 0; i < n_tokens; i++)
-            set_row(type, x, rows ? rows[i] : i, c, n_units, &a[i]);
-        add_packed_chunk(type, n_tokens, packed, c * blocks_per_chunk, n_units, a, acc);
+        for (int i = 0; i < n_tokens; i++) {
+            planes_of(type, bits, x, rows ? rows[i] : i, c, a[i].planes);
+            load_terms(type, bits, x, rows ? rows[i] : i, c, n_units, &a[i].terms);
+        }
+        add_packed_chunk(type, bits, n_tokens, packed, c * blocks_per_chunk, n_units, a, acc);
     }
     UNROLL
     for (int i = 0; i < n_tokens; i++)
@@ -205,84 +197,97 @@ INLINE __m512i dot4(__m512i sum, __m512i codes, const int8_t *activations)
     return sum;
 }
 
-/* n vectors of codes of both groups, from vector `first` on, times the activations of tokens
- * [token, token + n_tokens). */
-INLINE void dot_pair(const int n_tokens, const int n, const pair_tile *w, int first,
-                     const chunk_acts *a, int token, __m512i sum[][2])
+/* Adds n vectors of codes of both groups times the activations of n_tokens tokens, in one plane. */
+INLINE void dot_pair_plane(const int n_tokens, const int n, const __m512i *const codes[2],
+                           const int8_t *planes, __m512i sum[][2])
 {
-    const int8_t *base = a->planes[token][0] + 4 * first;
-    const __m512i *codes[2] = {w->codes[0] + first, w->codes[1] + first};
-
-    /* What follows are constant distances from these: without this the compiler keeps an address
-     * for each token. */
-    __asm__("" : "+r"(base), "+r"(codes[0]), "+r"(codes[1]));
     UNROLL
-    for (int low = 0; low < 2; low++) {
+    for (int v = 0; v < n; v++) {
+        __m512i w0 = codes[0][v], w1 = codes[1][v];
+
         UNROLL
         for (int t = 0; t < n_tokens; t++) {
-            UNROLL
-            for (int g = 0; g < 2; g++)
-                sum[t][g] = low ? _mm512_slli_epi32(sum[t][g], 7) : _mm512_setzero_si512();
-        }
-        UNROLL
-        for (int v = 0; v < n; v++) {
-            __m512i w0 = codes[0][v], w1 = codes[1][v];
+            const int8_t *x = planes + 2 * t * CHUNK_COLUMNS + 4 * v;
 
-            UNROLL
-            for (int t = 0; t < n_tokens; t++) {
-                const int8_t *x = base + (2 * t + low) * CHUNK_COLUMNS + 4 * v;
-
-                sum[t][0] = dot4(sum[t][0], w0, x);
-                sum[t][1] = dot4(sum[t][1], w1, x);
-            }
+            sum[t][0] = dot4(sum[t][0], w0, x);
+            sum[t][1] = dot4(sum[t][1], w1, x);
         }
     }
 }
 
-/* Unit u of a tile.  `to` is in memory, since all registers hold sums: the results for blocks of 32
- * columns, the totals of a super-block else. */
-INLINE void add_unit(const moe_type type, const int n_tokens, const pair_tile *w, int u,
-                     const chunk_acts *a, int token, __m512 (*to)[2])
+/* n vectors of codes of both groups, from vector `first` on, times the activations of tokens
+ * [token, token + n_tokens). */
+INLINE void dot_pair(const int bits, const int n_tokens, const int n, const pair_tile *w, int first,
+                     const chunk_acts *a, int token, __m512i sum[][2])
 {
-    const moe_quant_form form = moe_quant_form_of(type);
-    const int n_sub = type == MOE_TYPE_Q6_K ? 2 : 1;
+    const int8_t *planes = a->planes[token][0] + 4 * first;
+    const __m512i *codes[2] = {w->codes[0] + first, w->codes[1] + first};
 
+    /* What is read lies at constant distances from these: without this the compiler keeps an
+     * address for each token. */
+    __asm__("" : "+r"(planes), "+r"(codes[0]), "+r"(codes[1]));
     UNROLL
-    for (int j = 0; j < n_sub; j++) {
-        __m512i sum[TILE_TOKENS][2];
+    for (int t = 0; t < n_tokens; t++)
+        sum[t][0] = sum[t][1] = _mm512_setzero_si512();
+    dot_pair_plane(n_tokens, n, codes, planes, sum);
+    if (bits == 8)
+        return;
+    UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        sum[t][0] = _mm512_slli_epi32(sum[t][0], 7);
+        sum[t][1] = _mm512_slli_epi32(sum[t][1], 7);
+    }
+    dot_pair_plane(n_tokens, n, codes, planes + CHUNK_COLUMNS, sum);
+}
 
-        dot_pair(n_tokens, 8 / n_sub, w, 8 * u + 4 * j, a, token, sum);
+/* Sub-block j of a tile, `to` being in memory, since all registers hold sums: the results for
+ * blocks of 32 columns, the totals of a super-block else.  Q6_K with 8 bits leaves the first half
+ * of a unit in `half`. */
+INLINE void add_sub_block(const moe_type type, const int bits, const int n_tokens,
+                          const pair_tile *w, int j, const chunk_acts *a, int token,
+                          __m512 (*half)[2], __m512 (*to)[2])
+{
+    const bool halves = type == MOE_TYPE_Q6_K;
+    const int n = halves ? 4 : 8;
+    __m512i sum[TILE_TOKENS][2];
+
+    dot_pair(bits, n_tokens, n, w, n * j, a, token, sum);
+    UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        const token_terms *terms = &a->terms[token + t];
+
         UNROLL
-        for (int t = 0; t < n_tokens; t++) {
-            UNROLL
-            for (int g = 0; g < 2; g++) {
-                const chunk_scales *s = &w->scales[g];
-                __m512 d_a = _mm512_set1_ps(a->d[token + t][u]), value;
+        for (int g = 0; g < 2; g++) {
+            const chunk_scales *s = &w->scales[g];
+            __m512 value;
 
-                if (!form.has_min)
-                    sum[t][g] = _mm512_add_epi32(
-                        sum[t][g], _mm512_set1_epi32(a->terms[token + t][n_sub * u + j]));
-                value = _mm512_cvtepi32_ps(sum[t][g]);
-                if (form.columns == MOE_QUANT_SUPER)
-                    to[t][g] = _mm512_fmadd_ps(value, s->sc[n_sub * u + j], to[t][g]);
-                else
-                    to[t][g] = _mm512_fmadd_ps(value, _mm512_mul_ps(s->d[u], d_a), to[t][g]);
-                if (form.columns == 32 && form.has_min)
-                    to[t][g] = _mm512_fmadd_ps(_mm512_set1_ps(a->sums[token + t][u]),
-                                               _mm512_mul_ps(s->m[u], d_a), to[t][g]);
+            if (!moe_quant_form_of(type).has_min)
+                sum[t][g] = _mm512_add_epi32(sum[t][g], _mm512_set1_epi32(terms->ints[j]));
+            value = _mm512_cvtepi32_ps(sum[t][g]);
+            if (moe_quant_form_of(type).columns == 32) {
+                to[t][g] = add_block_32(type, s, terms, j, value, to[t][g]);
+            } else if (bits != 8) {
+                to[t][g] = _mm512_fmadd_ps(value, s->sc[j], to[t][g]);
+            } else if (halves && j % 2 == 0) {
+                half[t][g] = _mm512_mul_ps(value, s->sc[j]);
+            } else {
+                value = halves ? _mm512_fmadd_ps(value, s->sc[j], half[t][g])
+                               : _mm512_mul_ps(value, s->sc[j]);
+                to[t][g] =
+                    _mm512_fmadd_ps(value, _mm512_set1_ps(terms->d[halves ? j / 2 : j]), to[t][g]);
             }
         }
     }
 }
 
 /* Tokens [token, token + n_tokens) of a batch with a tile: y += products. */
-INLINE void tile_tokens(const moe_type type, const int n_tokens, const pair_tile *w,
+INLINE void tile_tokens(const moe_type type, const int bits, const int n_tokens, const pair_tile *w,
                         const chunk_acts *a, int token, bool is_first_chunk, float *y, int64_t ldy)
 {
     const bool super_blocks = moe_quant_form_of(type).columns == MOE_QUANT_SUPER;
-    __m512 memory[TILE_TOKENS][2], (*to)[2] = memory;
+    __m512 memory[2 * TILE_TOKENS][2], (*to)[2] = memory, (*half)[2] = memory + TILE_TOKENS;
 
-    __asm__("" : "+r"(to)); /* keeps the compiler from holding it in registers */
+    __asm__("" : "+r"(to), "+r"(half)); /* keeps the compiler from holding them in registers */
     UNROLL
     for (int t = 0; t < n_tokens; t++) {
         UNROLL
@@ -292,21 +297,27 @@ INLINE void tile_tokens(const moe_type type, const int n_tokens, const pair_tile
                            : _mm512_maskz_loadu_ps(w->lanes[g],
                                                    y + t * ldy + w->group[g] * MOE_GROUP_ROWS);
     }
-    for (int u = 0; u < w->n_units; u++)
-        add_unit(type, n_tokens, w, u, a, token, to);
+    for (int u = 0; u < w->n_units; u++) {
+        if (type != MOE_TYPE_Q6_K) {
+            add_sub_block(type, bits, n_tokens, w, u, a, token, half, to);
+        } else {
+            add_sub_block(type, bits, n_tokens, w, 2 * u, a, token, half, to);
+            add_sub_block(type, bits, n_tokens, w, 2 * u + 1, a, token, half, to);
+        }
+    }
     UNROLL
     for (int t = 0; t < n_tokens; t++) {
         __m512 acc[2];
 
         UNROLL
         for (int g = 0; g < 2; g++) {
-            float *at = y + t * ldy + w->group[g] * MOE_GROUP_ROWS;
-
             acc[g] = to[t][g];
             if (super_blocks)
                 acc[g] = add_super_block(
-                    type, &w->scales[g], a->d[token + t][0], a->terms[token + t], to[t][g],
-                    is_first_chunk ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(w->lanes[g], at));
+                    type, bits, &w->scales[g], &a->terms[token + t], to[t][g],
+                    is_first_chunk ? _mm512_setzero_ps()
+                                   : _mm512_maskz_loadu_ps(
+                                         w->lanes[g], y + t * ldy + w->group[g] * MOE_GROUP_ROWS));
         }
         UNROLL
         for (int g = 0; g < 2; g++) /* after both loads: the groups may be the same */
@@ -322,45 +333,40 @@ INLINE int next_tile(int n)
     return n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1;
 }
 
-/* All tokens of a batch with a tile. */
-INLINE void pass(const moe_type type, const pair_tile *w, const chunk_acts *a, int n_tokens,
-                 bool is_first_chunk, float *y, int64_t ldy)
-{
-    for (int t = 0, n; t < n_tokens; t += n, y += n * ldy) {
-        n = next_tile(n_tokens - t);
-        switch (n) {
-#define CASE(n)                                                                                    \
-    case n:                                                                                        \
-        tile_tokens(type, n, w, a, t, is_first_chunk, y, ldy);                                     \
-        break
-            CASE(TILE_TOKENS);
-            CASE(8);
-            CASE(4);
-            CASE(2);
-            CASE(1);
-#undef CASE
-        }
-    }
-}
-
-/* Once widened, types that differ in the width of their codes or in the bias only are alike:
- * Q4_0 and Q5_0 pass as Q8_0, Q5_1 as Q4_1 and Q5_K as Q4_K. */
-#define PASS(name, type)                                                                           \
+/* All tokens of a batch with a tile.  Once widened, types that differ in the width of their codes
+ * or in the bias only are alike: Q4_0 and Q5_0 pass as Q8_0, Q5_1 as Q4_1 and Q5_K as Q4_K. */
+#define PASS(name, type, bits)                                                                     \
     static void name(const pair_tile *w, const chunk_acts *a, int n_tokens, bool is_first_chunk,   \
                      float *y, int64_t ldy)                                                        \
     {                                                                                              \
-        pass(type, w, a, n_tokens, is_first_chunk, y, ldy);                                        \
+        for (int t = 0, n; t < n_tokens; t += n, y += n * ldy) {                                   \
+            n = next_tile(n_tokens - t);                                                           \
+            if (n == TILE_TOKENS)                                                                  \
+                tile_tokens(type, bits, TILE_TOKENS, w, a, t, is_first_chunk, y, ldy);             \
+            else if (n == 8)                                                                       \
+                tile_tokens(type, bits, 8, w, a, t, is_first_chunk, y, ldy);                       \
+            else if (n == 4)                                                                       \
+                tile_tokens(type, bits, 4, w, a, t, is_first_chunk, y, ldy);                       \
+            else if (n == 2)                                                                       \
+                tile_tokens(type, bits, 2, w, a, t, is_first_chunk, y, ldy);                       \
+            else                                                                                   \
+                tile_tokens(type, bits, 1, w, a, t, is_first_chunk, y, ldy);                       \
+        }                                                                                          \
     }
-PASS(pass_32, MOE_TYPE_Q8_0)
-PASS(pass_32_min, MOE_TYPE_Q4_1)
-PASS(pass_256_min, MOE_TYPE_Q4_K)
-PASS(pass_q6_k, MOE_TYPE_Q6_K)
+PASS(pass_32_15, MOE_TYPE_Q8_0, 15)
+PASS(pass_32_min_15, MOE_TYPE_Q4_1, 15)
+PASS(pass_256_min_15, MOE_TYPE_Q4_K, 15)
+PASS(pass_q6_k_15, MOE_TYPE_Q6_K, 15)
+PASS(pass_32_8, MOE_TYPE_Q8_0, 8)
+PASS(pass_32_min_8, MOE_TYPE_Q4_1, 8)
+PASS(pass_256_min_8, MOE_TYPE_Q4_K, 8)
+PASS(pass_q6_k_8, MOE_TYPE_Q6_K, 8)
 #undef PASS
 
 /* One chunk of a batch with groups [group_begin, group_end). */
-INLINE void batch_chunk(const moe_type type, const moe_matrix *w, int64_t group_begin,
-                        int64_t group_end, const chunk_acts *a, int n_tokens, int64_t chunk,
-                        float *y, int64_t ldy)
+INLINE void batch_chunk(const moe_type type, const int bits, const moe_matrix *w,
+                        int64_t group_begin, int64_t group_end, const chunk_acts *a, int n_tokens,
+                        int64_t chunk, float *y, int64_t ldy)
 {
     const moe_quant_form form = moe_quant_form_of(type);
     const size_t group_bytes = moe_packed_group_bytes(w->type, w->n_cols);
@@ -375,27 +381,27 @@ INLINE void batch_chunk(const moe_type type, const moe_matrix *w, int64_t group_
 
             tile.group[i] = group;
             tile.lanes[i] = lanes_of(w, group);
-            load_scales(type, packed, block, tile.n_units, &tile.scales[i]);
+            load_scales(type, bits, packed, block, tile.n_units, &tile.scales[i]);
             for (int u = 0; u < tile.n_units; u++)
                 widen_unit(form.bits, unit_of(type, packed, block, u), &tile.codes[i][8 * u]);
             if (group + 2 < group_end)
                 prefetch_chunk(type, packed + 2 * group_bytes, block, tile.n_units);
         }
         if (type == MOE_TYPE_Q6_K)
-            pass_q6_k(&tile, a, n_tokens, chunk == 0, y, ldy);
+            (bits == 8 ? pass_q6_k_8 : pass_q6_k_15)(&tile, a, n_tokens, chunk == 0, y, ldy);
         else if (form.columns == MOE_QUANT_SUPER)
-            pass_256_min(&tile, a, n_tokens, chunk == 0, y, ldy);
+            (bits == 8 ? pass_256_min_8 : pass_256_min_15)(&tile, a, n_tokens, chunk == 0, y, ldy);
         else if (form.has_min)
-            pass_32_min(&tile, a, n_tokens, chunk == 0, y, ldy);
+            (bits == 8 ? pass_32_min_8 : pass_32_min_15)(&tile, a, n_tokens, chunk == 0, y, ldy);
         else
-            pass_32(&tile, a, n_tokens, chunk == 0, y, ldy);
+            (bits == 8 ? pass_32_8 : pass_32_15)(&tile, a, n_tokens, chunk == 0, y, ldy);
     }
 }
 
 /* Batch by batch and chunk by chunk. */
-INLINE void many_tokens(const moe_type type, const moe_matrix *w, int64_t group_begin,
-                        int64_t group_end, const moe_activations *x, const int32_t *rows,
-                        int64_t n_tokens, float *y, int64_t ldy)
+INLINE void many_tokens(const moe_type type, const int bits, const moe_matrix *w,
+                        int64_t group_begin, int64_t group_end, const moe_activations *x,
+                        const int32_t *rows, int64_t n_tokens, float *y, int64_t ldy)
 {
     const int64_t n_chunks = (w->n_cols + CHUNK_COLUMNS - 1) / CHUNK_COLUMNS;
     chunk_acts a;
@@ -404,25 +410,26 @@ INLINE void many_tokens(const moe_type type, const moe_matrix *w, int64_t group_
         n = even_part(n_tokens - t, BATCH_TOKENS, TILE_TOKENS);
         for (int64_t c = 0; c < n_chunks; c++) {
             for (int64_t i = 0; i < n; i++)
-                gather_token(type, x, rows ? rows[t + i] : t + i, c, units_of(w, c), &a, (int)i);
-            batch_chunk(type, w, group_begin, group_end, &a, (int)n, c, y + t * ldy, ldy);
+                gather_token(type, bits, x, rows ? rows[t + i] : t + i, c, units_of(w, c), &a,
+                             (int)i);
+            batch_chunk(type, bits, w, group_begin, group_end, &a, (int)n, c, y + t * ldy, ldy);
         }
     }
 }
 
-INLINE void matmul(const moe_type type, const moe_matrix *w, int64_t group_begin, int64_t group_end,
-                   const moe_activations *x, const int32_t *rows, int64_t n_tokens, float *y,
-                   int64_t ldy)
+INLINE void matmul(const moe_type type, const int bits, const moe_matrix *w, int64_t group_begin,
+                   int64_t group_end, const moe_activations *x, const int32_t *rows,
+                   int64_t n_tokens, float *y, int64_t ldy)
 {
     if (n_tokens > FEW_TOKENS) {
-        many_tokens(type, w, group_begin, group_end, x, rows, n_tokens, y, ldy);
+        many_tokens(type, bits, w, group_begin, group_end, x, rows, n_tokens, y, ldy);
         return;
     }
     for (int64_t g = group_begin; g < group_end; g++) {
         switch (n_tokens) {
 #define CASE(n)                                                                                    \
     case n:                                                                                        \
-        few_tokens(type, n, w, g, x, rows, y, ldy);                                                \
+        few_tokens(type, bits, n, w, g, x, rows, y, ldy);                                          \
         break
             CASE(1);
             CASE(2);
@@ -436,13 +443,15 @@ INLINE void matmul(const moe_type type, const moe_matrix *w, int64_t group_begin
 
 void moe_matmul_quant_avx512(const moe_matrix *w, int64_t group_begin, int64_t group_end,
                              const moe_activations *x, const int32_t *rows, int64_t n_tokens,
-                             moe_role role, float *y, int64_t ldy)
+                             float *y, int64_t ldy)
 {
-    (void)role; /* both roles have the same arithmetic */
     switch (w->type) {
 #define CASE(type)                                                                                 \
     case type:                                                                                     \
-        matmul(type, w, group_begin, group_end, x, rows, n_tokens, y, ldy);                        \
+        if (x->q8.q)                                                                               \
+            matmul(type, 8, w, group_begin, group_end, x, rows, n_tokens, y, ldy);                 \
+        else                                                                                       \
+            matmul(type, 15, w, group_begin, group_end, x, rows, n_tokens, y, ldy);                \
         break
         CASE(MOE_TYPE_Q8_0);
         CASE(MOE_TYPE_Q4_0);
@@ -460,7 +469,7 @@ void moe_matmul_quant_avx512(const moe_matrix *w, int64_t group_begin, int64_t g
 
 /* The scale of a block of n columns, and what its activations are multiplied with: see
  * quant_scalar.c.  0 for both if the block becomes zeros. */
-INLINE float scale_of(const float *x, const int n, float *inverse)
+INLINE float scale_of(const float *x, const int n, const float top, float *inverse)
 {
     const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
     __m512i max = _mm512_setzero_si512();
@@ -476,8 +485,8 @@ INLINE float scale_of(const float *x, const int n, float *inverse)
         return __builtin_nanf("");
     if (amax < 0x1p-113f)
         return 0.0f;
-    *inverse = 16256.0f / amax;
-    return amax / 16256.0f;
+    *inverse = top / amax;
+    return amax / top;
 }
 
 /* 16 activations to integers and their planes; returns the integers. */
@@ -501,7 +510,7 @@ void moe_quantize_32_avx512(const float *x, int64_t n_cols, int8_t *hi, int8_t *
         __m512i q;
         float inverse;
 
-        d[b] = scale_of(x, 32, &inverse);
+        d[b] = scale_of(x, 32, 16256.0f, &inverse);
         q = split_16(x, inverse, hi, lo);
         q = _mm512_add_epi32(q, split_16(x + 16, inverse, hi + 16, lo + 16));
         sums[b] = _mm512_reduce_add_epi32(q);
@@ -514,8 +523,26 @@ void moe_quantize_256_avx512(const float *x, int64_t n_cols, int8_t *hi, int8_t 
     for (int64_t b = 0; b < n_cols / 256; b++) {
         float inverse;
 
-        d[b] = scale_of(x + 256 * b, 256, &inverse);
+        d[b] = scale_of(x + 256 * b, 256, 16256.0f, &inverse);
         for (int64_t i = 256 * b; i < 256 * (b + 1); i += 16)
             sums[i / 16] = _mm512_reduce_add_epi32(split_16(x + i, inverse, hi + i, lo + i));
+    }
+}
+
+void moe_quantize_8_avx512(const float *x, int64_t n_cols, int8_t *q, float *d, int32_t *sums)
+{
+    for (int64_t b = 0; b < n_cols / 32; b++) {
+        float inverse;
+
+        d[b] = scale_of(x + 32 * b, 32, 127.0f, &inverse);
+        for (int64_t i = 32 * b; i < 32 * (b + 1); i += 16) {
+            __m512i v = _mm512_setzero_si512();
+
+            if (inverse != 0.0f)
+                v = _mm512_cvtps_epi32(
+                    _mm512_mul_ps(_mm512_loadu_ps(x + i), _mm512_set1_ps(inverse)));
+            _mm_storeu_si128((__m128i *)(q + i), _mm512_cvtepi32_epi8(v));
+            sums[i / 16] = _mm512_reduce_add_epi32(v);
+        }
     }
 }

@@ -22,7 +22,8 @@
 typedef struct chunk_scales {
     __m512 d[CHUNK_UNITS], m[CHUNK_UNITS]; /* per block of 32 columns; super-blocks: d, -m in [0] */
     __m512 sc[16];                         /* Q4_K, Q5_K (8), Q6_K (16) */
-    __m512i mn[8];                         /* Q4_K, Q5_K, as int16: mn[j] and 128 * mn[j] */
+    __m512i mn[8];  /* Q4_K, Q5_K with 15 bits, as int16: mn[j] and 128 * mn[j] */
+    __m512 mn_f[8]; /* with 8 bits */
 } chunk_scales;
 
 INLINE __m512i load(const void *p)
@@ -94,9 +95,9 @@ INLINE __m512i byte_of_lane(__m512i x, const int i)
     return _mm512_and_si512(_mm512_srli_epi32(x, 8 * i), _mm512_set1_epi32(255));
 }
 
-/* The scales of n_units units that start at block `block` of a group. */
-INLINE void load_scales(const moe_type type, const uint8_t *group, int64_t block, int n_units,
-                        chunk_scales *s)
+/* The scales of n_units units that start at block `block` of a group, for activations of `bits`. */
+INLINE void load_scales(const moe_type type, const int bits, const uint8_t *group, int64_t block,
+                        int n_units, chunk_scales *s)
 {
     const moe_quant_form form = moe_quant_form_of(type);
     const uint8_t *p = group + moe_quant_body(form, block);
@@ -128,7 +129,10 @@ INLINE void load_scales(const moe_type type, const uint8_t *group, int64_t block
             __m512i mn = byte_of_lane(w[2 + j / 4], j % 4);
 
             s->sc[j] = _mm512_cvtepi32_ps(byte_of_lane(w[j / 4], j % 4));
-            s->mn[j] = _mm512_or_si512(mn, _mm512_slli_epi32(mn, 16 + 7));
+            if (bits == 8)
+                s->mn_f[j] = _mm512_cvtepi32_ps(mn);
+            else
+                s->mn[j] = _mm512_or_si512(mn, _mm512_slli_epi32(mn, 16 + 7));
         }
     }
 }
@@ -177,71 +181,125 @@ INLINE int units_of(const moe_matrix *w, int64_t chunk)
     return n < CHUNK_UNITS ? (int)n : CHUNK_UNITS;
 }
 
-/* What has to be added to sums of activations times codes for the bias of the codes. */
-INLINE void bias_terms(const moe_type type, const int32_t *sums, int n_units, int32_t terms[16])
+/* What has to be added to sums of activations times codes for the bias of the codes: per 16 columns
+ * in Q6_K, per 32 in the other types. */
+INLINE void bias_terms(const moe_type type, const int bits, const int32_t *sums, int n_units,
+                       int32_t terms[16])
 {
     const int bias = moe_quant_form_of(type).bias;
 
-    if (type == MOE_TYPE_Q6_K) {
-        __m512i products = _mm512_mullo_epi32(load(sums), _mm512_set1_epi32(-bias));
-
-        _mm512_storeu_si512(terms, products);
-    } else {
-        __m256i some = _mm256_maskz_loadu_epi32((__mmask8)((1u << n_units) - 1), sums);
-
-        _mm256_storeu_si256((__m256i *)terms, _mm256_mullo_epi32(some, _mm256_set1_epi32(-bias)));
+    for (int i = 0; i < (type == MOE_TYPE_Q6_K ? 16 : n_units); i++) {
+        if (type != MOE_TYPE_Q6_K && bits == 8)
+            terms[i] = -bias * (sums[2 * i] + sums[2 * i + 1]);
+        else
+            terms[i] = -bias * sums[i];
     }
 }
 
-/* The end of a super-block: acc + scaled total - minima. */
-INLINE __m512 add_super_block(const moe_type type, const chunk_scales *s, float d,
-                              const int32_t terms[8], __m512 total, __m512 acc)
-{
-    __m512 d_a = _mm512_set1_ps(d);
-    __m512i min = _mm512_setzero_si512();
+/* What is taken along of a token's activations of a chunk, besides the integers themselves. */
+typedef struct token_terms {
+    float d[CHUNK_UNITS];    /* super-blocks with 15 bits: in [0] */
+    float mins[CHUNK_UNITS]; /* factors of minima, per unit; not Q4_K and Q5_K with 15 bits */
+    int32_t ints[16];        /* bias_terms; Q4_K, Q5_K with 15 bits: min_terms */
+} token_terms;
 
-    acc = _mm512_fmadd_ps(total, _mm512_mul_ps(s->d[0], d_a), acc);
+/* The integers of row `row` from chunk `chunk` on: one plane or two. */
+INLINE void planes_of(const moe_type type, const int bits, const moe_activations *x, int64_t row,
+                      int64_t chunk, const int8_t *planes[2])
+{
+    const moe_act_planes *exact = moe_quant_planes(moe_quant_form_of(type), x);
+    int64_t first = row * x->n_cols + chunk * CHUNK_COLUMNS;
+
+    planes[0] = (bits == 8 ? x->q8.q : exact->hi) + first;
+    planes[1] = bits == 8 ? NULL : exact->lo + first;
+}
+
+/* The terms of row `row` for the n_units units of chunk `chunk`. */
+INLINE void load_terms(const moe_type type, const int bits, const moe_activations *x, int64_t row,
+                       int64_t chunk, int n_units, token_terms *a)
+{
+    const moe_quant_form form = moe_quant_form_of(type);
+    const moe_act_planes *exact = moe_quant_planes(form, x);
+    const int d_columns = bits == 8 ? 32 : form.columns;
+    const int sum_columns = bits == 8 || form.columns == MOE_QUANT_SUPER ? 16 : 32;
+    int64_t first = row * x->n_cols + chunk * CHUNK_COLUMNS;
+    const float *d = (bits == 8 ? x->q8.d : exact->d) + first / d_columns;
+    const int32_t *sums = (bits == 8 ? x->q8.sums : exact->sums) + first / sum_columns;
+
+    for (int u = 0; u < (d_columns == 32 ? n_units : 1); u++)
+        a->d[u] = d[u];
+    if (!form.has_min)
+        bias_terms(type, bits, sums, n_units, a->ints);
+    else if (form.columns == MOE_QUANT_SUPER && bits != 8)
+        _mm256_storeu_si256((__m256i *)a->ints, min_terms(sums));
+    else
+        for (int u = 0; u < n_units; u++) {
+            a->mins[u] = (float)(bits == 8 ? sums[2 * u] + sums[2 * u + 1] : sums[u]);
+            if (form.columns == MOE_QUANT_SUPER)
+                a->mins[u] *= a->d[u];
+        }
+}
+
+/* Adds the scaled sum of a block of 32 columns, unit u, to acc. */
+INLINE __m512 add_block_32(const moe_type type, const chunk_scales *s, const token_terms *a, int u,
+                           __m512 sum, __m512 acc)
+{
+    __m512 d_a = _mm512_set1_ps(a->d[u]);
+
+    acc = _mm512_fmadd_ps(sum, _mm512_mul_ps(s->d[u], d_a), acc);
     if (!moe_quant_form_of(type).has_min)
         return acc;
-    UNROLL
-    for (int j = 0; j < 8; j++)
-        min = _mm512_dpwssd_epi32(min, s->mn[j], _mm512_set1_epi32(terms[j]));
-    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(min), _mm512_mul_ps(s->m[0], d_a), acc);
+    return _mm512_fmadd_ps(_mm512_set1_ps(a->mins[u]), _mm512_mul_ps(s->m[u], d_a), acc);
+}
+
+/* The end of a super-block: acc + scaled total - minima. */
+INLINE __m512 add_super_block(const moe_type type, const int bits, const chunk_scales *s,
+                              const token_terms *a, __m512 total, __m512 acc)
+{
+    __m512 scale = s->d[0], min_scale = s->m[0], min;
+
+    if (bits != 8) {
+        scale = _mm512_mul_ps(scale, _mm512_set1_ps(a->d[0]));
+        min_scale = _mm512_mul_ps(min_scale, _mm512_set1_ps(a->d[0]));
+    }
+    acc = _mm512_fmadd_ps(total, scale, acc);
+    if (!moe_quant_form_of(type).has_min)
+        return acc;
+    if (bits == 8) {
+        min = _mm512_setzero_ps();
+        UNROLL
+        for (int j = 0; j < 8; j++)
+            min = _mm512_fmadd_ps(s->mn_f[j], _mm512_set1_ps(a->mins[j]), min);
+    } else {
+        __m512i sum = _mm512_setzero_si512();
+
+        UNROLL
+        for (int j = 0; j < 8; j++)
+            sum = _mm512_dpwssd_epi32(sum, s->mn[j], _mm512_set1_epi32(a->ints[j]));
+        min = _mm512_cvtepi32_ps(sum);
+    }
+    return _mm512_fmadd_ps(min, min_scale, acc);
 }
 
 /* The activations of a batch of tokens in one chunk, side by side: rows that lie a power of two
  * apart would share few sets of the first-level cache. */
 typedef struct chunk_acts {
-    _Alignas(64) int8_t planes[BATCH_TOKENS][2][CHUNK_COLUMNS]; /* high, low */
-    float d[BATCH_TOKENS][CHUNK_UNITS];                         /* super-blocks: in [0] */
-    float sums[BATCH_TOKENS][CHUNK_UNITS];                      /* Q4_1, Q5_1: per block */
-    int32_t terms[BATCH_TOKENS][16]; /* bias_terms; Q4_K, Q5_K: min_terms */
+    _Alignas(64) int8_t planes[BATCH_TOKENS][2][CHUNK_COLUMNS];
+    token_terms terms[BATCH_TOKENS];
 } chunk_acts;
 
 /* Copies chunk `chunk` of n_units units of activation row `row` to token t of a batch. */
-INLINE void gather_token(const moe_type type, const moe_activations *x, int64_t row, int64_t chunk,
-                         int n_units, chunk_acts *a, int t)
+INLINE void gather_token(const moe_type type, const int bits, const moe_activations *x, int64_t row,
+                         int64_t chunk, int n_units, chunk_acts *a, int t)
 {
-    const moe_quant_form form = moe_quant_form_of(type);
-    const moe_act_planes *planes = moe_quant_planes(form, x);
-    int64_t first = row * x->n_cols + chunk * CHUNK_COLUMNS;
-    const int32_t *sums = planes->sums + first / (form.columns == 32 ? 32 : 16);
+    const int8_t *planes[2];
 
-    for (int u = 0; u < n_units; u++) {
-        _mm256_store_si256((__m256i *)(a->planes[t][0] + 32 * u),
-                           _mm256_loadu_si256((const __m256i *)(planes->hi + first + 32 * u)));
-        _mm256_store_si256((__m256i *)(a->planes[t][1] + 32 * u),
-                           _mm256_loadu_si256((const __m256i *)(planes->lo + first + 32 * u)));
-    }
-    for (int i = 0; i < (form.columns == 32 ? n_units : 1); i++)
-        a->d[t][i] = planes->d[first / form.columns + i];
-    if (!form.has_min)
-        bias_terms(type, sums, n_units, a->terms[t]);
-    else if (form.columns == MOE_QUANT_SUPER)
-        _mm256_storeu_si256((__m256i *)a->terms[t], min_terms(sums));
-    else
+    planes_of(type, bits, x, row, chunk, planes);
+    for (int i = 0; i < (bits == 8 ? 1 : 2); i++)
         for (int u = 0; u < n_units; u++)
-            a->sums[t][u] = (float)sums[u];
+            _mm256_store_si256((__m256i *)(a->planes[t][i] + 32 * u),
+                               _mm256_loadu_si256((const __m256i *)(planes[i] + 32 * u)));
+    load_terms(type, bits, x, row, chunk, n_units, &a->terms[t]);
 }
 
 /* Tokens of the next batch: n in equal parts of whole tiles, none larger than `most`. */

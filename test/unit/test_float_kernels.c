@@ -101,16 +101,15 @@ static void free_problem(problem *p)
     free(p->y);
 }
 
-static void check_all_tables(problem *p, uint64_t *state)
+static void check_all_tables(problem *p)
 {
     const moe_kernels *tables[4];
     int n_tables = tables_present(tables);
     int64_t n_groups = (p->w.n_rows + 15) / 16;
 
     for (int i = 0; i < n_tables; i++) {
-        moe_role role = (moe_role)(random_bits(state) % 2);
         clear_result(p);
-        tables[i]->matmul(&p->w, 0, n_groups, &p->x, p->rows, p->n_tokens, role, p->y, p->ldy);
+        tables[i]->matmul(&p->w, 0, n_groups, &p->x, p->rows, p->n_tokens, p->y, p->ldy);
         same_floats(p->expected, p->y, p->n_tokens * p->ldy, "product", tables[i]->name);
     }
 }
@@ -125,7 +124,7 @@ static void products_of_all_small_shapes_follow_the_definition(void **unused)
         for (int t = 0; t < 3; t++) {
             make_problem(&p, &state, types[t], n, random_int(&state, 1, 70), (n * 7 + t) % 23 + 1,
                          n % 2, n % N_FLAVOURS);
-            check_all_tables(&p, &state);
+            check_all_tables(&p);
             free_problem(&p);
         }
     }
@@ -142,7 +141,7 @@ static void products_of_many_tokens_and_columns_follow_the_definition(void **unu
         for (int t = 0; t < 3; t++) {
             make_problem(&p, &state, types[t], random_int(&state, 60, 130),
                          random_int(&state, 120, 400), tokens[i], i % 2 == 1, (int)i % N_FLAVOURS);
-            check_all_tables(&p, &state);
+            check_all_tables(&p);
             free_problem(&p);
         }
     }
@@ -168,7 +167,7 @@ static void a_split_over_groups_or_tokens_changes_nothing(void **unused)
                     n = random_int(&state, 1, 25);
                     n = n > 50 - first ? 50 - first : n;
                     x.f32 += first * x.ld;
-                    tables[i]->matmul(&p.w, g, g_end, &x, NULL, n, MOE_ROLE_PREFILL,
+                    tables[i]->matmul(&p.w, g, g_end, &x, NULL, n,
                                       p.y + first * p.ldy, p.ldy);
                 }
             }
@@ -211,8 +210,8 @@ static void openblas_agrees_up_to_rounding(void **unused)
             void *scratch = aligned_alloc(64, (moe_blas_scratch_bytes(170, 21) + 63) / 64 * 64);
             assert_non_null(scratch);
             clear_result(&p);
-            moe_matmul_blas(&p.w, 0, 7, &p.x, p.rows, 21, MOE_ROLE_PREFILL, p.y, p.ldy, scratch);
-            moe_matmul_blas(&p.w, 7, 19, &p.x, p.rows, 21, MOE_ROLE_PREFILL, p.y, p.ldy, scratch);
+            moe_matmul_blas(&p.w, 0, 7, &p.x, p.rows, 21, p.y, p.ldy, scratch);
+            moe_matmul_blas(&p.w, 7, 19, &p.x, p.rows, 21, p.y, p.ldy, scratch);
             for (int64_t i = 0; i < p.n_tokens * p.ldy; i++) {
                 if (isnan(p.expected[i]))
                     assert_true(isnan(p.y[i]));
@@ -282,7 +281,7 @@ static void half_conversions_are_exact(void **unused)
                 assert_int_equal(v_page[j], moe_f32_to_f16(wide[j]));
             if ((h & 0x7c00) == 0x7c00)
                 continue;
-            tables[i]->matmul(&w, 0, 1, &x, NULL, 1, MOE_ROLE_DECODE, y, 16);
+            tables[i]->matmul(&w, 0, 1, &x, NULL, 1, y, 16);
             for (int j = 0; j < 16; j++)
                 wide[j] += 0.0f; /* a chain starts at +0 */
             same_floats(wide, y, 16, "widening", tables[i]->name);

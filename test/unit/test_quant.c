@@ -31,28 +31,32 @@ static const struct {
 #define N_QUANT_TYPES (int)(sizeof quant_types / sizeof quant_types[0])
 
 typedef void (*matmul_fn)(const moe_matrix *, int64_t, int64_t, const moe_activations *,
-                          const int32_t *, int64_t, moe_role, float *, int64_t);
+                          const int32_t *, int64_t, float *, int64_t);
 typedef void (*quantize_fn)(const float *, int64_t, int8_t *, int8_t *, float *, int32_t *);
+
+typedef void (*quantize_8_fn)(const float *, int64_t, int8_t *, float *, int32_t *);
 
 typedef struct kernel_set {
     const char *name;
     matmul_fn matmul;
     quantize_fn quantize_32, quantize_256;
+    quantize_8_fn quantize_8;
 } kernel_set;
 
 /* The instruction sets of this CPU besides scalar; returns how many. */
-static int kernel_sets(kernel_set sets[2])
+static int kernel_sets(kernel_set sets[3])
 {
     int n = 0;
 
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    if (moe_cpu_best_isa() >= MOE_ISA_AVX2)
         sets[n++] = (kernel_set){"avx2", moe_matmul_quant_avx2, moe_quantize_32_avx2,
-                                 moe_quantize_256_avx2};
-    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"))
+                                 moe_quantize_256_avx2, moe_quantize_8_avx2};
+    if (moe_cpu_best_isa() >= MOE_ISA_AVX512)
         sets[n++] = (kernel_set){"avx512", moe_matmul_quant_avx512, moe_quantize_32_avx512,
-                                 moe_quantize_256_avx512};
+                                 moe_quantize_256_avx512, moe_quantize_8_avx512};
+    if (moe_cpu_best_isa() >= MOE_ISA_AMX)
+        sets[n++] = (kernel_set){"amx", moe_matmul_quant_amx, moe_quantize_32_avx512,
+                                 moe_quantize_256_avx512, moe_quantize_8_avx512};
     return n;
 }
 
@@ -173,10 +177,11 @@ typedef struct problem {
     void *packed;
     moe_activations x;
     float *f32; /* (n_x, n_cols), and the same as integers: */
-    int8_t *hi, *lo;
-    float *d;
-    int32_t *sums;
+    int8_t *hi, *lo, *q8;
+    float *d, *d_8;
+    int32_t *sums, *sums_8;
     int64_t n_x;
+    int bits; /* of the activations in a product: 15 or 8 */
 } problem;
 
 static size_t row_bytes(moe_type type, int64_t n_cols)
@@ -214,9 +219,13 @@ static void quantize_activations(problem *p)
     quantize_fn quantize = block == 32 ? moe_quantize_32_scalar : moe_quantize_256_scalar;
     moe_act_planes planes = {p->hi, p->lo, p->d, p->sums};
 
-    for (int64_t i = 0, n = p->w.n_cols; i < p->n_x; i++)
+    for (int64_t i = 0, n = p->w.n_cols; i < p->n_x; i++) {
         quantize(p->f32 + i * n, n, p->hi + i * n, p->lo + i * n, p->d + i * (n / block),
                  p->sums + i * (n / span));
+        moe_quantize_8_scalar(p->f32 + i * n, n, p->q8 + i * n, p->d_8 + i * (n / 32),
+                              p->sums_8 + i * (n / 16));
+    }
+    p->x.q8 = (moe_act_bytes){p->q8, p->d_8, p->sums_8};
     if (block == 32)
         p->x.b32 = planes;
     else
@@ -233,6 +242,10 @@ static void problem_create(problem *p, random_state *r, moe_type type, int64_t n
     p->lo = allocate(n);
     p->d = allocate(n / 32 * sizeof *p->d);
     p->sums = allocate(n / 16 * sizeof *p->sums);
+    p->q8 = allocate(n);
+    p->d_8 = allocate(n / 32 * sizeof *p->d_8);
+    p->sums_8 = allocate(n / 16 * sizeof *p->sums_8);
+    p->bits = 15;
     p->stored = allocate((size_t)n_rows * bytes);
     p->f32 = allocate(n * sizeof(float));
     p->n_x = n_x;
@@ -253,6 +266,9 @@ static void problem_free(problem *p)
     free(p->lo);
     free(p->d);
     free(p->sums);
+    free(p->q8);
+    free(p->d_8);
+    free(p->sums_8);
     free(p->f32);
     free(p->packed);
     free(p->stored);
@@ -273,12 +289,15 @@ static float *product(matmul_fn matmul, const problem *p, const int32_t *rows, i
     int64_t n_groups = (p->w.n_rows + MOE_GROUP_ROWS - 1) / MOE_GROUP_ROWS;
     int64_t ldy = p->w.n_rows + 2;
     float *y = allocate((size_t)(n_tokens * ldy) * sizeof *y);
+    moe_activations x = p->x;
 
+    if (p->bits != 8)
+        x.q8.q = NULL;
     for (int64_t i = 0; i < n_tokens * ldy; i++)
         y[i] = -12345.0f;
     for (int64_t g = 0, n; g < n_groups; g += n) {
         n = split ? 1 + random_below(split, (int)(n_groups - g)) : n_groups;
-        matmul(&p->w, g, g + n, &p->x, rows, n_tokens, MOE_ROLE_PREFILL, y, ldy);
+        matmul(&p->w, g, g + n, &x, rows, n_tokens, y, ldy);
     }
     for (int64_t t = 0; t < n_tokens; t++) {
         assert_true(y[t * ldy + ldy - 2] == -12345.0f);
@@ -609,6 +628,28 @@ static void both_planes_of_every_activation_stay_in_bounds(void **state)
     }
 }
 
+static void bytes_round_to_the_nearest_and_are_summed(void **state)
+{
+    float x[32] = {254.0f, -254.0f, 5.0f, 7.0f, -5.0f}, d; /* d = 2 */
+    static const int expected[6] = {127, -127, 2, 4, -2, 0};
+    int8_t q[32];
+    int32_t sums[2];
+
+    (void)state;
+    x[31] = -254.0f;
+    moe_quantize_8_scalar(x, 32, q, &d, sums);
+    assert_true(d == 2.0f);
+    for (int i = 0; i < 6; i++)
+        assert_int_equal(q[i], expected[i]);
+    assert_int_equal(sums[0], 4);
+    assert_int_equal(sums[1], -127);
+    x[3] = INFINITY;
+    moe_quantize_8_scalar(x, 32, q, &d, sums);
+    assert_true(isnan(d));
+    assert_int_equal(q[0], 0);
+    assert_int_equal(sums[0], 0);
+}
+
 static void small_blocks_become_zeros(void **state)
 {
     float x[32] = {0x1p-113f, 0x1.fp-114f}, d;
@@ -649,12 +690,17 @@ static void check_quantize(const kernel_set *set, const float *x, int64_t n_cols
         assert_memory_equal(d[0], d[1], sizeof d[0]);
         assert_memory_equal(sums[0], sums[1], sizeof sums[0]);
     }
+    moe_quantize_8_scalar(x, n_cols, hi[0], d[0], sums[0]);
+    set->quantize_8(x, n_cols, hi[1], d[1], sums[1]);
+    assert_memory_equal(hi[0], hi[1], sizeof hi[0]);
+    assert_memory_equal(d[0], d[1], sizeof d[0]);
+    assert_memory_equal(sums[0], sums[1], sizeof sums[0]);
 }
 
 static void every_instruction_set_quantises_alike(void **state)
 {
     random_state r = {2};
-    kernel_set sets[2];
+    kernel_set sets[3];
     int n_sets = kernel_sets(sets);
     float x[1024];
 
@@ -697,20 +743,23 @@ static void a_block_that_is_not_finite_makes_products_nan(void **state)
 /* --- products -------------------------------------------------------------- */
 
 /* Each product is that of the integers, but for float rounding; against the product of the float
- * activations the normalised mean square error is that of rounding to 15 bits. */
+ * activations the normalised mean square error is that of rounding to 15 or 8 bits. */
 static void products_are_close_to_those_of_the_values(void **state)
 {
     random_state r = {3};
 
     (void)state;
-    for (int i = 0; i < N_QUANT_TYPES; i++) {
-        int64_t n_cols = random_columns(&r, quant_types[i].type), n_rows = 21, n_tokens = 30;
-        int block = moe_quant_form_of(quant_types[i].type).columns;
+    for (int i = 0; i < 2 * N_QUANT_TYPES; i++) {
+        moe_type type = quant_types[i / 2].type;
+        int64_t n_cols = random_columns(&r, type), n_rows = 21, n_tokens = 30;
+        bool bytes = i % 2;
+        int block = bytes ? 32 : moe_quant_form_of(type).columns;
         float *values = allocate((size_t)n_cols * sizeof *values), *y;
         double square_error = 0, square = 0;
         problem p;
 
-        problem_create(&p, &r, quant_types[i].type, n_rows, n_cols, n_tokens, false);
+        problem_create(&p, &r, type, n_rows, n_cols, n_tokens, false);
+        p.bits = bytes ? 8 : 15;
         y = product(moe_matmul_quant_scalar, &p, NULL, n_tokens, NULL);
         for (int64_t row = 0; row < n_rows; row++) {
             moe_unpack_row(&p.w, row, values);
@@ -719,7 +768,8 @@ static void products_are_close_to_those_of_the_values(void **state)
 
                 for (int64_t k = 0; k < n_cols; k++) {
                     int64_t at = t * n_cols + k;
-                    double a = (double)(128 * p.hi[at] + p.lo[at]) * p.d[at / block];
+                    double a = bytes ? p.q8[at] * (double)p.d_8[at / block]
+                                     : (128 * p.hi[at] + p.lo[at]) * (double)p.d[at / block];
 
                     exact += (double)values[k] * p.f32[at];
                     of_codes += (double)values[k] * a;
@@ -730,22 +780,37 @@ static void products_are_close_to_those_of_the_values(void **state)
                 square += exact * exact;
             }
         }
-        assert_true(square_error <= 1e-8 * square);
+        assert_true(square_error <= (bytes ? 1e-4 : 1e-8) * square);
         problem_free(&p);
         free(values);
         free(y);
     }
 }
 
-/* Scalar and all others on one problem: whole, gathered, and with the groups cut up. */
+/* Scalar and all others on one problem: whole, and with the groups cut up. */
+static void check_problem(const problem *p, const int32_t *rows, int64_t n_tokens, random_state *r)
+{
+    kernel_set sets[3];
+    int n_sets = kernel_sets(sets);
+    float *expected = product(moe_matmul_quant_scalar, p, rows, n_tokens, NULL);
+
+    for (int s = 0; s < n_sets; s++) {
+        for (int cut = 0; cut < 2; cut++) {
+            float *y = product(sets[s].matmul, p, rows, n_tokens, cut ? r : NULL);
+
+            assert_memory_equal(y, expected,
+                                (size_t)(n_tokens * (p->w.n_rows + 2)) * sizeof(float));
+            free(y);
+        }
+    }
+    free(expected);
+}
+
+/* A random problem, with and without a gather, with activations of 15 and of 8 bits. */
 static void check_products(random_state *r, moe_type type, int64_t n_tokens, bool extreme)
 {
-    kernel_set sets[2];
-    int n_sets = kernel_sets(sets);
     int64_t n_rows = 1 + random_below(r, 70), n_x = 1 + random_below(r, 70);
     int32_t *rows = NULL;
-    float *expected;
-    size_t bytes;
     problem p;
 
     if (random_below(r, 2)) {
@@ -756,18 +821,8 @@ static void check_products(random_state *r, moe_type type, int64_t n_tokens, boo
         n_x = n_tokens;
     }
     problem_create(&p, r, type, n_rows, random_columns(r, type), n_x, extreme);
-    bytes = (size_t)(n_tokens * (n_rows + 2)) * sizeof(float);
-    expected = product(moe_matmul_quant_scalar, &p, rows, n_tokens, NULL);
-    for (int s = 0; s < n_sets; s++) {
-        float *y = product(sets[s].matmul, &p, rows, n_tokens, NULL);
-
-        assert_memory_equal(y, expected, bytes);
-        free(y);
-        y = product(sets[s].matmul, &p, rows, n_tokens, r);
-        assert_memory_equal(y, expected, bytes);
-        free(y);
-    }
-    free(expected);
+    for (p.bits = 15; p.bits >= 8; p.bits -= 7)
+        check_problem(&p, rows, n_tokens, r);
     free(rows);
     problem_free(&p);
 }
@@ -801,7 +856,7 @@ static void the_largest_sums_do_not_overflow(void **state)
 {
     static const uint8_t patterns[] = {0x00, 0xff, 0x80, 0x7f};
     random_state r = {6};
-    kernel_set sets[2];
+    kernel_set sets[3];
     int n_sets = kernel_sets(sets);
 
     (void)state;
@@ -829,6 +884,9 @@ static void the_largest_sums_do_not_overflow(void **state)
             for (int64_t t = 0; t < n_tokens; t++)
                 random_activations(&r, n_cols, kind, p.f32 + t * n_cols);
             quantize_activations(&p);
+            p.bits = 8;
+            check_problem(&p, NULL, n_tokens, &r);
+            p.bits = 15;
             for (int64_t n = 1; n <= n_tokens; n += n_tokens - 1) {
                 float *expected = product(moe_matmul_quant_scalar, &p, NULL, n, NULL);
                 float values[256];
@@ -860,7 +918,7 @@ static void the_largest_sums_do_not_overflow(void **state)
 static void a_token_is_computed_alike_in_any_company(void **state)
 {
     random_state r = {7};
-    kernel_set sets[2];
+    kernel_set sets[3];
     int n_sets = kernel_sets(sets);
 
     (void)state;
@@ -870,11 +928,14 @@ static void a_token_is_computed_alike_in_any_company(void **state)
 
         problem_create(&p, &r, quant_types[i].type, n_rows, random_columns(&r, quant_types[i].type),
                        n_tokens, true);
-        for (int s = 0; s < n_sets; s++) {
-            float *all = product(sets[s].matmul, &p, NULL, n_tokens, NULL);
+        for (int s = 0; s < 2 * n_sets; s++) {
+            matmul_fn matmul = sets[s / 2].matmul;
+            float *all;
 
+            p.bits = s % 2 ? 8 : 15;
+            all = product(matmul, &p, NULL, n_tokens, NULL);
             for (int32_t t = 0; t < n_tokens; t += 1 + random_below(&r, 6)) {
-                float *one = product(sets[s].matmul, &p, &t, 1, NULL);
+                float *one = product(matmul, &p, &t, 1, NULL);
 
                 assert_memory_equal(one, all + t * (n_rows + 2), (size_t)n_rows * sizeof *one);
                 free(one);
@@ -898,6 +959,7 @@ int main(void)
         cmocka_unit_test(forms_of_activations_follow_the_type),
         cmocka_unit_test(activations_round_to_the_nearest_code),
         cmocka_unit_test(both_planes_of_every_activation_stay_in_bounds),
+        cmocka_unit_test(bytes_round_to_the_nearest_and_are_summed),
         cmocka_unit_test(small_blocks_become_zeros),
         cmocka_unit_test(every_instruction_set_quantises_alike),
         cmocka_unit_test(a_block_that_is_not_finite_makes_products_nan),

@@ -427,7 +427,6 @@ static void project_heads(cpu_device *d, const moe_step *step, const moe_slot *s
             .x = &d->hidden.act,
             .rows = d->head_rows + (int64_t)h * d->capacity,
             .n_tokens = step->n_rows,
-            .n_prefill = step->n_prefill,
             .y = y + h * ld_y,
             .ldy = n_heads * ld_y,
         };

@@ -55,6 +55,8 @@ static void carve_acts(const cpu_device *d, carver *c, cpu_acts *acts, size_t n)
         acts->b32 = carve_planes(c, n, 32, 32);
     if (d->forms & 1u << MOE_ACT_Q15_256)
         acts->b256 = carve_planes(c, n, 256, 16);
+    if (d->forms & ~(1u << MOE_ACT_F32))
+        acts->q8 = carve_planes(c, n, 32, 16);
 }
 
 static size_t max_size(size_t a, size_t b)
@@ -336,7 +338,6 @@ static const float *logits(moe_device *device, const int32_t *rows, int n)
         .x = &d->in.act,
         .rows = d->identity,
         .n_tokens = n,
-        .n_prefill = n, /* the head has one arithmetic for both roles */
         .y = d->logits,
         .ldy = d->spec->n_vocab,
     };

@@ -12,7 +12,7 @@
 #include "device.h"
 #include "thread_pool.h"
 
-/* Room for the planes of one integer form. */
+/* Room for one integer form; lo only where it has two planes. */
 typedef struct cpu_planes {
     int8_t *hi, *lo;
     float *d;
@@ -22,16 +22,16 @@ typedef struct cpu_planes {
 /* Activations with room for the integer forms that the model's weights want. */
 typedef struct cpu_acts {
     moe_activations act;
-    cpu_planes b32, b256;
+    cpu_planes b32, b256, q8;
 } cpu_acts;
 
-/* y (n_tokens, ldy) = w · x [+ bias].  Rows [0, n_prefill) of the product take prefill arithmetic.
- */
+/* y (n_tokens, ldy) = w · x [+ bias].  The first n_fast tokens take 8-bit activations, if w is
+ * quantised. */
 typedef struct cpu_product {
     moe_matrix w;
     const moe_activations *x;
     const int32_t *rows; /* which rows of x; never NULL */
-    int64_t n_tokens, n_prefill;
+    int64_t n_tokens, n_fast;
     float *y;
     int64_t ldy;
     const float *bias; /* (w.n_rows) or NULL */

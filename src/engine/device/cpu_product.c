@@ -48,7 +48,7 @@ unsigned cpu_form(const moe_slot *slot)
 static void quantize_rows(void *arg, int64_t begin, int64_t end, int thread)
 {
     const quantize_job *job = arg;
-    const cpu_planes *b32 = &job->acts->b32, *b256 = &job->acts->b256;
+    const cpu_planes *b32 = &job->acts->b32, *b256 = &job->acts->b256, *q8 = &job->acts->q8;
     const int64_t n = job->n_cols;
 
     (void)thread;
@@ -61,13 +61,16 @@ static void quantize_rows(void *arg, int64_t begin, int64_t end, int thread)
         if (job->forms & 1u << MOE_ACT_Q15_256)
             job->kernels->quantize_256(x, n, b256->hi + t * n, b256->lo + t * n,
                                        b256->d + t * (n / 256), b256->sums + t * (n / 16));
+        if (job->forms & 1u << MOE_ACT_Q8)
+            job->kernels->quantize_8(x, n, q8->hi + t * n, q8->d + t * (n / 32),
+                                     q8->sums + t * (n / 16));
     }
 }
 
 void cpu_prepare(cpu_device *d, cpu_acts *acts, const float *x, int64_t ld, int64_t n_rows,
                  int64_t n_cols, unsigned forms)
 {
-    const cpu_planes *b32 = &acts->b32, *b256 = &acts->b256;
+    const cpu_planes *b32 = &acts->b32, *b256 = &acts->b256, *q8 = &acts->q8;
 
     acts->act = (moe_activations){
         .n_cols = n_cols,
@@ -75,8 +78,9 @@ void cpu_prepare(cpu_device *d, cpu_acts *acts, const float *x, int64_t ld, int6
         .ld = ld,
         .b32 = {b32->hi, b32->lo, b32->d, b32->sums},
         .b256 = {b256->hi, b256->lo, b256->d, b256->sums},
+        .q8 = {q8->hi, q8->d, q8->sums},
     };
-    if (forms & (1u << MOE_ACT_Q15_32 | 1u << MOE_ACT_Q15_256)) {
+    if (forms & ~(1u << MOE_ACT_F32)) {
         quantize_job job = {d->kernels, acts, x, ld, n_cols, forms};
 
         cpu_for_rows(d, quantize_rows, &job, n_rows);
@@ -99,19 +103,21 @@ static void multiply(const cpu_device *d, const cpu_product *p, int64_t begin, i
                      int thread)
 {
     const moe_kernels *kernels = d->kernels;
-    const int64_t rest = p->n_tokens - p->n_prefill;
     const int64_t row_end = end * MOE_GROUP_ROWS < p->w.n_rows ? end * MOE_GROUP_ROWS : p->w.n_rows;
 
     if (goes_to_blas(d, p)) {
-        moe_matmul_blas(&p->w, begin, end, p->x, p->rows, p->n_tokens, MOE_ROLE_PREFILL, p->y,
-                        p->ldy, d->blas_scratch + (size_t)thread * d->blas_scratch_size);
-    } else if (p->n_prefill > 0) {
-        kernels->matmul(&p->w, begin, end, p->x, p->rows, p->n_prefill, MOE_ROLE_PREFILL, p->y,
-                        p->ldy);
+        moe_matmul_blas(&p->w, begin, end, p->x, p->rows, p->n_tokens, p->y, p->ldy,
+                        d->blas_scratch + (size_t)thread * d->blas_scratch_size);
+    } else {
+        moe_activations exact = *p->x;
+
+        exact.q8.q = NULL;
+        if (p->n_fast > 0)
+            kernels->matmul(&p->w, begin, end, p->x, p->rows, p->n_fast, p->y, p->ldy);
+        if (p->n_fast < p->n_tokens)
+            kernels->matmul(&p->w, begin, end, &exact, p->rows + p->n_fast, p->n_tokens - p->n_fast,
+                            p->y + p->n_fast * p->ldy, p->ldy);
     }
-    if (rest > 0 && !goes_to_blas(d, p))
-        kernels->matmul(&p->w, begin, end, p->x, p->rows + p->n_prefill, rest, MOE_ROLE_DECODE,
-                        p->y + p->n_prefill * p->ldy, p->ldy);
     if (p->bias != NULL)
         for (int64_t t = 0; t < p->n_tokens; t++) {
             float *y = p->y + t * p->ldy;
@@ -164,7 +170,6 @@ cpu_product cpu_step_product(const cpu_device *d, const moe_step *step, const mo
         .x = &x->act,
         .rows = d->identity,
         .n_tokens = step->n_rows,
-        .n_prefill = step->n_prefill,
         .y = y,
         .ldy = slot->n_rows,
         .bias = bias == NULL ? NULL : moe_slot_vector(d->weights, bias),
