@@ -27,13 +27,15 @@
 /*
  * Written by load_model() and drop_model().  A digest stands for the files and the
  * options that change results; it is equal to file_digest, the SHA-256 of the
- * files, if there are no such options.
+ * files, if there are no such options.  weights_key names the packed weights that
+ * sessions share: file_digest, and how the weights are re-encoded.
  */
 CREATE TABLE moe.model_catalog (
     name            text COLLATE "C" PRIMARY KEY,
     path            text NOT NULL,
     digest          text NOT NULL,
     file_digest     text NOT NULL,
+    weights_key     text NOT NULL,
     stamp           text NOT NULL,
     family          text NOT NULL,
     weight_type     text NOT NULL,
@@ -50,14 +52,16 @@ INSERT INTO moe.model_catalog VALUES
     ('pocket', '$sharedir/pg_moe/pocket-q8_0.gguf',
      'c8f2456ce38e15dcb27b8ecc15e2bed1d79b766a32ceb46bdcb2c71ebc2158df',
      'c8f2456ce38e15dcb27b8ecc15e2bed1d79b766a32ceb46bdcb2c71ebc2158df',
+     'c8f2456ce38e15dcb27b8ecc15e2bed1d79b766a32ceb46bdcb2c71ebc2158df',
      '', 'deepseek_v3', 'Q8_0', 11827624, 5929384, 1024, NULL, true);
 
 /*
  * Registers a GGUF file (the first of a split set) or a Hugging Face folder on the
  * server.  Needs superuser or pg_read_server_files.  Options: replace (an existing
  * model of that name), n_ctx (a shorter context than the model was trained for),
- * kv_type ("auto", "f16", "f32"), chat_template (instead of the file's),
- * query_prefix and passage_prefix (put before texts that are embedded).
+ * kv_type ("auto", "f16", "f32"), quantize ("none", "q8_0": unquantised weights in 8
+ * bits), chat_template (instead of the file's), query_prefix and passage_prefix (put
+ * before texts that are embedded).
  */
 CREATE FUNCTION moe.load_model(name text, path text, options jsonb DEFAULT NULL)
 RETURNS void
@@ -71,7 +75,7 @@ CREATE FUNCTION moe.model_info(model text DEFAULT NULL)
 RETURNS jsonb
 AS 'MODULE_PATHNAME', 'pg_moe_model_info' LANGUAGE C STABLE PARALLEL RESTRICTED COST 1000;
 
-CREATE FUNCTION moe.is_resident(file_digest text)
+CREATE FUNCTION moe.is_resident(weights_key text)
 RETURNS boolean
 AS 'MODULE_PATHNAME', 'pg_moe_is_resident' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
 
@@ -91,7 +95,7 @@ SELECT c.name,
             THEN c.path END AS file,
        c.digest,
        c.name OPERATOR(pg_catalog.=) pg_catalog.current_setting('moe.default_model', true) AS "default",
-       moe.is_resident(c.file_digest) AS resident
+       moe.is_resident(c.weights_key) AS resident
   FROM moe.model_catalog AS c;
 GRANT SELECT ON moe.models TO PUBLIC;
 

@@ -19,6 +19,7 @@ V16_FN void tile_body(const tile_job *job, stored_type stored, const int n_group
 #pragma GCC unroll 16
         for (int g = 0; g < n_groups; g++) {
             const float *from = job->from + t * job->ld_from + 16 * g;
+            v16_prefetch(job->to + t * job->ld_to + 16 * g);
             if (job->from == NULL)
                 acc[g][t] = v16_zero();
             else

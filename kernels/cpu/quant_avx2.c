@@ -19,25 +19,15 @@
  *
  * Codes of eight bits leave none and take the int16 form here too.  Either way every integer is
  * exact; scales, bias and minima are applied per sub-block, with the float steps of quant_scalar.c.
+ *
+ * All this is for 15-bit activations; products with 8-bit ones are in quant_bytes_avx2.c.
  */
-#include <immintrin.h>
+#include "quant_chunk_avx2.h"
 
-#include "quant.h"
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
-
-/* Has a sum computed here.  Left alone, gcc puts additions off and runs out of registers, which
- * costs a third of the speed. */
-#define SETTLE(x) __asm__("" : "+x"(x))
-
-#define CHUNK_COLUMNS 256 /* columns of a tile */
-#define CHUNK_UNITS (CHUNK_COLUMNS / MOE_QUANT_UNIT)
 #define BATCH_TOKENS 32 /* tokens that pass over a tile, a multiple of TILE_TOKENS */
 #define BATCH_GROUPS 4  /* groups whose tiles they pass over in turn */
 #define TILE_TOKENS 4   /* tokens whose sums are in registers together */
 #define FEW_TOKENS 3    /* up to so many tokens the codes are widened in registers */
-#define PREFETCH_BYTES 4096
 
 /* The scales of a chunk of half a group, ready for use. */
 typedef struct chunk_scales {
@@ -55,85 +45,6 @@ typedef struct token_row {
                        * two int16, its low seven bits and the bits above */
     int32_t pairs[CHUNK_UNITS][2][8]; /* two int16: columns 4v and 4v + 2, or 4v + 1 and 4v + 3 */
 } token_row;
-
-INLINE __m256i load(const void *p)
-{
-    return _mm256_loadu_si256((const __m256i *)p);
-}
-
-INLINE __m256 load_f16(const uint8_t *p)
-{
-    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
-}
-
-/* Four bytes to all lanes. */
-INLINE __m256i broadcast4(const void *p)
-{
-    int32_t v;
-
-    __builtin_memcpy(&v, p, 4);
-    return _mm256_set1_epi32(v);
-}
-
-/* The bits of a where mask has them, else of b. */
-INLINE __m256i blend_bits(__m256i mask, __m256i a, __m256i b)
-{
-    return _mm256_or_si256(_mm256_and_si256(mask, a), _mm256_andnot_si256(mask, b));
-}
-
-/* Three vectors of bytes to four vectors of six-bit codes; p points to this half. */
-INLINE void widen_six_bits(const uint8_t *p, __m256i w[4])
-{
-    const __m256i low = _mm256_set1_epi8(63);
-    __m256i a = load(p), b = load(p + 64), c = load(p + 128);
-    __m256i top =
-        blend_bits(_mm256_set1_epi8(12), _mm256_srli_epi16(b, 4), _mm256_srli_epi16(c, 2));
-
-    w[0] = _mm256_and_si256(a, low);
-    w[1] = _mm256_and_si256(b, low);
-    w[2] = _mm256_and_si256(c, low);
-    top = blend_bits(_mm256_set1_epi8(3), _mm256_srli_epi16(a, 6), top);
-    w[3] = _mm256_and_si256(top, low);
-}
-
-/* Half a unit of codes to eight vectors of bytes. */
-INLINE void widen_unit(const int bits, const uint8_t *p, __m256i w[8])
-{
-    const __m256i low = _mm256_set1_epi8(15), fifth = _mm256_set1_epi8(16);
-
-    if (bits == 8) {
-        UNROLL
-        for (int v = 0; v < 8; v++)
-            w[v] = load(p + 64 * v);
-    } else if (bits == 6) {
-        widen_six_bits(p, w);
-        widen_six_bits(p + 192, w + 4);
-    } else {
-        UNROLL
-        for (int v = 0; v < 4; v++) {
-            __m256i x = load(p + 64 * v);
-
-            w[v] = _mm256_and_si256(x, low);
-            w[v + 4] = _mm256_and_si256(_mm256_srli_epi16(x, 4), low);
-        }
-    }
-    if (bits == 5) {
-        __m256i h = load(p + 256);
-
-        UNROLL
-        for (int v = 0; v < 8; v++) {
-            __m256i shifted = v < 4 ? _mm256_slli_epi16(h, 4 - v) : _mm256_srli_epi16(h, v - 4);
-
-            w[v] = _mm256_or_si256(w[v], _mm256_and_si256(shifted, fifth));
-        }
-    }
-}
-
-/* Byte i of every lane as an int32, without sign. */
-INLINE __m256i byte_of_lane(__m256i x, const int i)
-{
-    return _mm256_and_si256(_mm256_srli_epi32(x, 8 * i), _mm256_set1_epi32(255));
-}
 
 /* The scales of n_units units that start at block `block` of a group, for one half. */
 INLINE void load_scales(const moe_type type, const uint8_t *group, int half, int64_t block,
@@ -171,17 +82,6 @@ INLINE void load_scales(const moe_type type, const uint8_t *group, int half, int
             s->mn[j] = _mm256_or_si256(mn, _mm256_slli_epi32(mn, 16 + 7));
         }
     }
-}
-
-/* Where unit u of the chunk that starts at block `block` is. */
-INLINE const uint8_t *unit_of(const moe_type type, const uint8_t *group, int64_t block, int u)
-{
-    const moe_quant_form form = moe_quant_form_of(type);
-
-    if (form.columns == 32)
-        return group + moe_quant_body(form, block + u);
-    return group + moe_quant_body(form, block) + moe_quant_scale_bytes(form) +
-           (size_t)u * moe_quant_unit_bytes(form);
 }
 
 /* The even (odd = 0) or odd bytes of vector v of a unit, as words.  w has both halves as words, or
@@ -378,14 +278,6 @@ INLINE void add_chunk(const moe_type type, const int n_tokens, const int n_halve
     }
 }
 
-/* The units of a chunk; the last may be shorter. */
-INLINE int units_of(const moe_matrix *w, int64_t chunk)
-{
-    int64_t n = w->n_cols / MOE_QUANT_UNIT - chunk * CHUNK_UNITS;
-
-    return n < CHUNK_UNITS ? (int)n : CHUNK_UNITS;
-}
-
 /* The activations of row `row`, chunk `chunk` of n_units units; the pairs only if asked for. */
 INLINE void set_row(const moe_type type, const bool pairs, const moe_activations *x, int64_t row,
                     int64_t chunk, int n_units, token_row *a)
@@ -557,7 +449,7 @@ void moe_matmul_quant_avx2(const moe_matrix *w, int64_t group_begin, int64_t gro
                            float *y, int64_t ldy)
 {
     if (x->q8.q) {
-        moe_matmul_quant_scalar(w, group_begin, group_end, x, rows, n_tokens, y, ldy);
+        moe_matmul_bytes_avx2(w, group_begin, group_end, x, rows, n_tokens, y, ldy);
         return;
     }
     switch (w->type) {
@@ -597,15 +489,14 @@ INLINE int32_t total_of(__m256i x)
     return _mm_cvtsi128_si32(s);
 }
 
-/* One block of 32 or 256 columns: see quant_scalar.c.  Sums go over `span` = 32 or 16 columns. */
-INLINE void quantize(const int n, const int span, const float *x, int8_t *hi, int8_t *lo, float *d,
-                     int32_t *sums)
+/* d = amax / top of a block of n columns and what its activations are multiplied with, top / amax;
+ * false if q becomes zeros: see quant_scalar.c. */
+INLINE bool scale_of(const int n, const float *x, const float top, float *d, __m256 *inverse)
 {
     const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
     __m256i max = _mm256_setzero_si256();
     uint32_t max_bits;
     float amax;
-    __m256 inverse;
 
     for (int i = 0; i < n; i += 8)
         max = _mm256_max_epu32(
@@ -614,20 +505,38 @@ INLINE void quantize(const int n, const int span, const float *x, int8_t *hi, in
     __builtin_memcpy(&amax, &max_bits, sizeof amax);
     if (max_bits >= 0x7f800000 || amax < 0x1p-113f) {
         *d = max_bits >= 0x7f800000 ? __builtin_nanf("") : 0.0f;
+        return false;
+    }
+    *d = amax / top;
+    *inverse = _mm256_set1_ps(top / amax);
+    return true;
+}
+
+/* Eight activations as integers. */
+INLINE __m256i round_8(const float *x, __m256 inverse)
+{
+    return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x), inverse));
+}
+
+/* One block of 32 or 256 columns: see quant_scalar.c.  Sums go over `span` = 32 or 16 columns. */
+INLINE void quantize(const int n, const int span, const float *x, int8_t *hi, int8_t *lo, float *d,
+                     int32_t *sums)
+{
+    __m256 inverse;
+
+    if (!scale_of(n, x, 16256.0f, d, &inverse)) {
         __builtin_memset(hi, 0, (size_t)n);
         __builtin_memset(lo, 0, (size_t)n);
         __builtin_memset(sums, 0, (size_t)(n / span) * sizeof *sums);
         return;
     }
-    *d = amax / 16256.0f;
-    inverse = _mm256_set1_ps(16256.0f / amax);
     for (int i = 0; i < n; i += span) {
         __m256i sum = _mm256_setzero_si256();
 
         UNROLL
         for (int k = i; k < i + span; k += 16) {
-            __m256i v = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + k), inverse));
-            __m256i w = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + k + 8), inverse));
+            __m256i v = round_8(x + k, inverse);
+            __m256i w = round_8(x + k + 8, inverse);
             __m256i q = _mm256_permute4x64_epi64(_mm256_packs_epi32(v, w), 0xD8);
             __m256i high = _mm256_srai_epi16(_mm256_add_epi16(q, _mm256_set1_epi16(64)), 7);
             __m256i low = _mm256_sub_epi16(q, _mm256_slli_epi16(high, 7));
@@ -658,5 +567,24 @@ void moe_quantize_256_avx2(const float *x, int64_t n_cols, int8_t *hi, int8_t *l
 
 void moe_quantize_8_avx2(const float *x, int64_t n_cols, int8_t *q, float *d, int32_t *sums)
 {
-    moe_quantize_8_scalar(x, n_cols, q, d, sums);
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+
+    for (int64_t b = 0; b < n_cols / 32; b++, x += 32, q += 32, sums += 2) {
+        __m256i v[4], bytes;
+        __m256 inverse;
+
+        if (!scale_of(32, x, 127.0f, d + b, &inverse)) {
+            __builtin_memset(q, 0, 32);
+            sums[0] = sums[1] = 0;
+            continue;
+        }
+        UNROLL
+        for (int i = 0; i < 4; i++)
+            v[i] = round_8(x + 8 * i, inverse);
+        sums[0] = total_of(_mm256_add_epi32(v[0], v[1]));
+        sums[1] = total_of(_mm256_add_epi32(v[2], v[3]));
+        /* Packing leaves the halves of the four vectors, four bytes each, in this order. */
+        bytes = _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
+        _mm256_storeu_si256((__m256i *)q, _mm256_permutevar8x32_epi32(bytes, order));
+    }
 }

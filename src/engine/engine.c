@@ -25,7 +25,7 @@ moe_status moe_engine_create(const moe_engine_options *options, moe_engine **out
     *out = NULL;
     if (!moe_isa_by_name(name, &isa)) {
         moe_fail(err, MOE_ERR_INVALID, "unknown instruction set \"%s\"", name);
-        return moe_hint(err, "Known are auto, scalar, avx2 and avx512.");
+        return moe_hint(err, "Known are auto, scalar, avx2, avx512 and amx.");
     }
     if (moe_cpu_kernels(isa) == NULL) {
         moe_fail(err, MOE_ERR_UNSUPPORTED, "this CPU does not have the instruction set \"%s\"",
@@ -132,6 +132,8 @@ static moe_status describe(const moe_file *file, const moe_model_options *option
         status = moe_weights_init(&model->weights, model->spec.n_layers, err);
     if (status == MOE_OK)
         status = family->bind(file, &model->spec, &model->weights, err);
+    if (status == MOE_OK && options->quantize == MOE_QUANTIZE_Q8_0)
+        moe_weights_quantize(&model->weights, &model->spec);
     if (status == MOE_OK)
         status = moe_weights_layout(&model->weights, &model->spec, err);
     if (status == MOE_OK)

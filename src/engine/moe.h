@@ -78,12 +78,17 @@ typedef struct moe_weight_store {
 
 typedef enum moe_kv_type { MOE_KV_AUTO, MOE_KV_F16, MOE_KV_F32 } moe_kv_type;
 
+/* Re-encoding of unquantised matrices when they are packed; see moe_weights_quantize. */
+typedef enum moe_quantize { MOE_QUANTIZE_NONE, MOE_QUANTIZE_Q8_0 } moe_quantize;
+
 typedef struct moe_model_options {
     int n_ctx;           /* longest sequence; 0: what the model was trained for */
     moe_kv_type kv_type; /* auto: f32 for unquantised weights, else f16 */
-    size_t kv_bytes;     /* limit of the KV cache of this model in this process; 0: 1 GiB */
+    moe_quantize quantize;
+    size_t kv_bytes; /* limit of the KV cache of this model in this process; 0: 1 GiB */
     const moe_weight_store *store; /* NULL: private memory */
-    const char *store_key;         /* names the content, e.g. its digest; needed with a store */
+    const char *store_key;         /* names the packed content: the files' digest and how they are
+                                    * quantised, for example; needed with a store */
     const char *chat_template;     /* overrides the file's template if not NULL */
     moe_cancel cancel;
 } moe_model_options;

@@ -35,6 +35,7 @@ enum
 	COL_PATH,
 	COL_DIGEST,
 	COL_FILE_DIGEST,
+	COL_WEIGHTS_KEY,
 	COL_STAMP,
 	COL_FAMILY,
 	COL_WEIGHT_TYPE,
@@ -110,6 +111,7 @@ row_of_tuple(HeapTuple tuple, TupleDesc desc)
 	row->path = text_column(tuple, COL_PATH, desc);
 	row->digest = text_column(tuple, COL_DIGEST, desc);
 	row->file_digest = text_column(tuple, COL_FILE_DIGEST, desc);
+	row->weights_key = text_column(tuple, COL_WEIGHTS_KEY, desc);
 	row->stamp = text_column(tuple, COL_STAMP, desc);
 	row->family = text_column(tuple, COL_FAMILY, desc);
 	row->weight_type = text_column(tuple, COL_WEIGHT_TYPE, desc);
@@ -188,10 +190,10 @@ moe_model_by_digest(const char *digest)
 }
 
 /*
- * Does any model of this database have these files?
+ * Does any model of this database have these packed weights?
  */
 bool
-moe_digest_in_use(const char *file_digest)
+moe_weights_in_use(const char *weights_key)
 {
 	Relation	rel = open_catalog(AccessShareLock);
 	SysScanDesc scan = begin_scan(rel, NULL);
@@ -200,9 +202,9 @@ moe_digest_in_use(const char *file_digest)
 
 	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		char	   *candidate = text_column(tuple, COL_FILE_DIGEST, RelationGetDescr(rel));
+		char	   *candidate = text_column(tuple, COL_WEIGHTS_KEY, RelationGetDescr(rel));
 
-		found = strcmp(candidate, file_digest) == 0;
+		found = strcmp(candidate, weights_key) == 0;
 		pfree(candidate);
 	}
 	systable_endscan(scan);
@@ -234,6 +236,7 @@ moe_model_insert(const MoeModelRow *row)
 	values[COL_PATH - 1] = CStringGetTextDatum(row->path);
 	values[COL_DIGEST - 1] = CStringGetTextDatum(row->digest);
 	values[COL_FILE_DIGEST - 1] = CStringGetTextDatum(row->file_digest);
+	values[COL_WEIGHTS_KEY - 1] = CStringGetTextDatum(row->weights_key);
 	values[COL_STAMP - 1] = CStringGetTextDatum(row->stamp);
 	values[COL_FAMILY - 1] = CStringGetTextDatum(row->family);
 	values[COL_WEIGHT_TYPE - 1] = CStringGetTextDatum(row->weight_type);

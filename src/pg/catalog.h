@@ -20,6 +20,7 @@ typedef struct MoeModelRow
 	char	   *path;			/* as stored; see moe_model_path() */
 	char	   *digest;			/* of the files and what changes results */
 	char	   *file_digest;	/* of the files */
+	char	   *weights_key;	/* of the packed weights in the store */
 	char	   *stamp;			/* of the files when they were registered */
 	char	   *family;
 	char	   *weight_type;
@@ -36,7 +37,7 @@ extern MoeModelRow *moe_model_by_digest(const char *digest);
 extern void moe_catalog_lock(void);
 extern void moe_model_insert(const MoeModelRow *row);
 extern void moe_model_remove(const char *name);
-extern bool moe_digest_in_use(const char *file_digest);
+extern bool moe_weights_in_use(const char *weights_key);
 extern Oid	moe_catalog_relid(void);
 extern char *moe_model_path(const MoeModelRow *row);
 _Noreturn extern void moe_throw_no_model(const char *name);

@@ -36,6 +36,7 @@ static const struct config_enum_entry isa_options[] = {
 	{"scalar", 1, false},
 	{"avx2", 2, false},
 	{"avx512", 3, false},
+	{"amx", 4, false},
 	{NULL, 0, false}
 };
 

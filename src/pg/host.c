@@ -99,7 +99,7 @@ close_model(MoeOpenModel *m)
 	pfree(m->name);
 	pfree(m->path);
 	pfree(m->digest);
-	pfree(m->file_digest);
+	pfree(m->weights_key);
 	pfree(m->stamp);
 	pfree(m->options);
 	pfree(m->query_prefix);
@@ -377,7 +377,7 @@ moe_host_open(const MoeModelRow *row, bool text_only)
 	m->name = pstrdup(row->name);
 	m->path = pstrdup(path);
 	m->digest = pstrdup(row->digest);
-	m->file_digest = pstrdup(row->file_digest);
+	m->weights_key = pstrdup(row->weights_key);
 	m->stamp = pstrdup(stamp);
 	m->options = pstrdup(options_text);
 	m->query_prefix = pstrdup(options.query_prefix ? options.query_prefix : "");
@@ -388,9 +388,10 @@ moe_host_open(const MoeModelRow *row, bool text_only)
 
 	open_options.n_ctx = options.n_ctx;
 	open_options.kv_type = moe_options_kv_type(&options);
+	open_options.quantize = moe_options_quantize(&options);
 	open_options.kv_bytes = (size_t) moe_kv_cache_size * 1024 * 1024;
 	open_options.store = &moe_shared_store;
-	open_options.store_key = m->file_digest;
+	open_options.store_key = m->weights_key;
 	open_options.chat_template = options.chat_template;
 	open_options.cancel = moe_cancel_by_interrupt;
 	if (text_only)

@@ -19,7 +19,7 @@ typedef struct MoeOpenModel
 	char	   *name;
 	char	   *path;
 	char	   *digest;
-	char	   *file_digest;
+	char	   *weights_key;	/* in the store */
 	char	   *stamp;			/* of the files when they were last found right */
 	char	   *options;		/* of load_model(), "" if none */
 	char	   *query_prefix;	/* UTF-8, "" if none */

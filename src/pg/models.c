@@ -100,7 +100,8 @@ digest_with_options(const char *file_digest, const MoeOptions *options)
 	char	   *digest;
 
 	if (options->query_prefix == NULL && options->passage_prefix == NULL &&
-		moe_options_kv_type(options) == MOE_KV_AUTO)
+		moe_options_kv_type(options) == MOE_KV_AUTO &&
+		moe_options_quantize(options) == MOE_QUANTIZE_NONE)
 		return pstrdup(file_digest);
 
 	initStringInfo(&all);
@@ -108,6 +109,8 @@ digest_with_options(const char *file_digest, const MoeOptions *options)
 	escape_json(&all, options->query_prefix ? options->query_prefix : "");
 	appendStringInfoChar(&all, '\n');
 	escape_json(&all, options->passage_prefix ? options->passage_prefix : "");
+	if (moe_options_quantize(options) == MOE_QUANTIZE_Q8_0)
+		appendStringInfoString(&all, "\nq8_0");
 
 	ctx = pg_cryptohash_create(PG_SHA256);
 	if (ctx == NULL || pg_cryptohash_init(ctx) < 0 ||
@@ -168,6 +171,7 @@ describe_files(MoeModelRow *row, const MoeOptions *options)
 
 	open_options.n_ctx = options->n_ctx;
 	open_options.kv_type = moe_options_kv_type(options);
+	open_options.quantize = moe_options_quantize(options);
 	open_options.chat_template = options->chat_template;
 	open_options.cancel = moe_cancel_by_interrupt;
 	if (moe_model_describe(row->path, &open_options, &model, &err) != MOE_OK)
@@ -184,6 +188,8 @@ describe_files(MoeModelRow *row, const MoeOptions *options)
 		if (moe_model_digest(row->path, &moe_cancel_by_interrupt, digest, &err) != MOE_OK)
 			moe_throw(&err, doing);
 		row->file_digest = pstrdup(digest);
+		row->weights_key = open_options.quantize == MOE_QUANTIZE_Q8_0
+			? psprintf("%s q8_0", digest) : pstrdup(digest);
 		row->digest = digest_with_options(digest, options);
 		row->stamp = pstrdup(stamp);
 		notice_model(row, info);
@@ -225,6 +231,7 @@ pg_moe_load_model(PG_FUNCTION_ARGS)
 	moe_options_init(&options);
 	moe_options_read(&options, row.options, MOE_SCOPE_LOAD);
 	(void) moe_options_kv_type(&options);
+	(void) moe_options_quantize(&options);
 	if (row.options)
 		row.options = DatumGetJsonbP(DirectFunctionCall2(jsonb_delete,
 														 JsonbPGetDatum(row.options),
@@ -278,8 +285,8 @@ pg_moe_drop_model(PG_FUNCTION_ARGS)
 
 	moe_model_remove(name);
 	moe_host_close(name);
-	if (!moe_digest_in_use(row->file_digest))
-		moe_store_drop(row->file_digest);
+	if (!moe_weights_in_use(row->weights_key))
+		moe_store_drop(row->weights_key);
 	PG_RETURN_VOID();
 }
 

@@ -80,6 +80,7 @@ static const OptionDef option_defs[] = {
 	{"replace", TYPE_BOOL, MOE_SCOPE_LOAD, AT(replace), NO_FLAG, 0, 0},
 	{"n_ctx", TYPE_INT, MOE_SCOPE_LOAD, AT(n_ctx), NO_FLAG, 0, PG_INT32_MAX},
 	{"kv_type", TYPE_STRING, MOE_SCOPE_LOAD, AT(kv_type), NO_FLAG, 0, 0},
+	{"quantize", TYPE_STRING, MOE_SCOPE_LOAD, AT(quantize), NO_FLAG, 0, 0},
 	{"chat_template", TYPE_STRING, MOE_SCOPE_LOAD, AT(chat_template), NO_FLAG, 0, 0},
 	{"query_prefix", TYPE_STRING, MOE_SCOPE_LOAD, AT(query_prefix), NO_FLAG, 0, 0},
 	{"passage_prefix", TYPE_STRING, MOE_SCOPE_LOAD, AT(passage_prefix), NO_FLAG, 0, 0},
@@ -420,6 +421,24 @@ moe_options_kv_type(const MoeOptions *options)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("option \"kv_type\" must be \"auto\", \"f16\" or \"f32\"")));
+}
+
+/*
+ * How weights are re-encoded, as load_model() was told
+ */
+moe_quantize
+moe_options_quantize(const MoeOptions *options)
+{
+	const char *name = options->quantize;
+
+	if (name == NULL || strcmp(name, "none") == 0)
+		return MOE_QUANTIZE_NONE;
+	if (strcmp(name, "q8_0") == 0)
+		return MOE_QUANTIZE_Q8_0;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("option \"quantize\" must be \"none\" or \"q8_0\""),
+			 errhint("With \"q8_0\", unquantised weights are kept in 8 bits: faster, in less memory, with slightly different results.")));
 }
 
 /*

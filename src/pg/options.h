@@ -62,6 +62,7 @@ typedef struct MoeOptions
 	bool		replace;
 	int			n_ctx;
 	char	   *kv_type;
+	char	   *quantize;
 	char	   *chat_template;
 	char	   *query_prefix;
 	char	   *passage_prefix;
@@ -73,6 +74,7 @@ extern void moe_options_set_stop(MoeOptions *options, ArrayType *array);
 extern void moe_options_check(const MoeOptions *options);
 extern void moe_options_request(const MoeOptions *options, moe_request *request);
 extern moe_kv_type moe_options_kv_type(const MoeOptions *options);
+extern moe_quantize moe_options_quantize(const MoeOptions *options);
 extern char *moe_options_template_json(const MoeOptions *options);
 
 #endif							/* MOE_OPTIONS_H */

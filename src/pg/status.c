@@ -18,7 +18,7 @@ MOE_FUNCTION(pg_moe_is_resident);
 MOE_FUNCTION(pg_moe_status);
 
 /*
- * moe.is_resident(file_digest text) returns bool: are the weights in memory?
+ * moe.is_resident(weights_key text) returns bool: are the weights in memory?
  */
 Datum
 pg_moe_is_resident(PG_FUNCTION_ARGS)

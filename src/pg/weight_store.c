@@ -3,8 +3,8 @@
  * weight_store.c
  *	  Packed weights in shared memory, once for all sessions.
  *
- * The engine asks for blocks by key (a key begins with the digest of the model's
- * files).  Each block is a dynamic shared memory segment.  The first backend that
+ * The engine asks for blocks by key: the digest of the model's files and, if its
+ * weights are re-encoded, how.  Each block is a dynamic shared memory segment.  The first backend that
  * asks creates and fills it, the others wait and then map the same pages.  A
  * filled segment is pinned, so it outlives its users, and it is never written
  * again.
@@ -651,20 +651,21 @@ moe_store_take_complaint(void)
 }
 
 /*
- * Give a model's blocks back, those in use as soon as they are not
+ * Give a block back, if it is in use as soon as it is not
  */
 void
-moe_store_drop(const char *file_digest)
+moe_store_drop(const char *key)
 {
+	int			slot;
+
 	if (!attach_control())
 		return;
 	LWLockAcquire(&control->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < MAX_BLOCKS; i++)
+	slot = find_slot(key);
+	if (slot >= 0)
 	{
-		Block	   *b = &control->blocks[i];
+		Block	   *b = &control->blocks[slot];
 
-		if (b->state == BLOCK_FREE || strncmp(b->key, file_digest, strlen(file_digest)) != 0)
-			continue;
 		if (b->users == 0)
 			free_slot(b);
 		else
@@ -674,27 +675,21 @@ moe_store_drop(const char *file_digest)
 }
 
 /*
- * Are a model's weights in memory, shared or this backend's?
+ * Is a block in memory, shared or this backend's?
  */
 bool
-moe_store_holds(const char *file_digest)
+moe_store_holds(const char *key)
 {
-	bool		found = false;
-	dlist_iter	iter;
+	bool		found;
+	int			slot;
 
-	dlist_foreach(iter, &mappings)
-	{
-		Mapping    *m = dlist_container(Mapping, node, iter.cur);
-
-		found |= strncmp(m->key, file_digest, strlen(file_digest)) == 0;
-	}
-	if (found || !attach_control())
-		return found;
-
+	if (find_mapping(key) != NULL)
+		return true;
+	if (!attach_control())
+		return false;
 	LWLockAcquire(&control->lock, LW_SHARED);
-	for (int i = 0; i < MAX_BLOCKS && !found; i++)
-		found = control->blocks[i].state == BLOCK_READY &&
-			strncmp(control->blocks[i].key, file_digest, strlen(file_digest)) == 0;
+	slot = find_slot(key);
+	found = slot >= 0 && control->blocks[slot].state == BLOCK_READY;
 	LWLockRelease(&control->lock);
 	return found;
 }

@@ -49,6 +49,26 @@ SELECT i->>'name' AS name, i->>'context' AS context, i->'options' AS options, i-
 SELECT moe.load_model('second', :'file', '{"replace": true, "chat_template": "{{ messages[0].content }}!"}');
 SELECT moe.apply_chat_template('[{"role": "user", "content": "hi"}]', 'second');
 
+-- weights in 8 bits, as this model's are anyway, but that is not known before: another digest and
+-- other weights in memory
+SELECT moe.load_model('eight', :'file', '{"quantize": "q9"}');
+SELECT moe.load_model('eight', :'file', '{"quantize": 8}');
+SELECT moe.load_model('eight', :'file', '{"quantize": "none"}');
+SELECT digest = (SELECT digest FROM moe.models WHERE name = 'pocket') AS same_digest, resident
+  FROM moe.models WHERE name = 'eight';
+SELECT moe.load_model('eight', :'file', '{"replace": true, "quantize": "q8_0"}');
+SELECT digest = (SELECT digest FROM moe.models WHERE name = 'pocket') AS same_digest, resident
+  FROM moe.models WHERE name = 'eight';
+SELECT moe.embed('hello', 'eight') = moe.embed('hello') AS same;
+SELECT digest FROM moe.models WHERE name = 'eight' \gset
+SELECT moe.embed_pinned('hello', :'digest') = moe.embed('hello', 'eight') AS pinned;
+SELECT moe.model_info('eight')->'options' AS options;
+SELECT resident FROM moe.models WHERE name = 'eight';
+SELECT shared_weight_blocks - :blocks AS more FROM moe.status;
+SELECT moe.drop_model('eight');
+SELECT shared_weight_blocks - :blocks AS more FROM moe.status;
+SELECT name, resident FROM moe.models ORDER BY name;
+
 -- registrations are transactional
 BEGIN;
 SELECT moe.load_model('third', :'file');

@@ -115,13 +115,19 @@ static inline moe_engine *open_engine(int threads, const char *isa)
     return engine;
 }
 
-static inline moe_model *open_model(moe_engine *engine, const char *path)
+static inline moe_model *open_model_as(moe_engine *engine, const char *path, moe_quantize quantize)
 {
     moe_model *model;
     moe_error err = {0};
 
-    assert_ok(moe_model_open(engine, path, &(moe_model_options){0}, &model, &err), err);
+    assert_ok(moe_model_open(engine, path, &(moe_model_options){.quantize = quantize}, &model, &err),
+              err);
     return model;
+}
+
+static inline moe_model *open_model(moe_engine *engine, const char *path)
+{
+    return open_model_as(engine, path, MOE_QUANTIZE_NONE);
 }
 
 typedef struct logits_sink {

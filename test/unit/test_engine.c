@@ -96,10 +96,10 @@ static void test_pocket_in_4_bits_gives_nearly_all_golden_answers(void **state)
 }
 
 /* The smallest cosine between a model's embeddings and the golden ones of the float32 model. */
-static double smallest_cosine(const char *path)
+static double smallest_cosine(const char *path, moe_quantize quantize)
 {
     moe_engine *engine = open_engine(2, "auto");
-    moe_model *model = open_model(engine, path);
+    moe_model *model = open_model_as(engine, path, quantize);
     golden g = golden_open(shared_path("models/pocket/golden.safetensors"));
     json_t *all = golden_chats(), *entry;
     double smallest = 1.0;
@@ -138,8 +138,9 @@ static void test_pocket_embeddings_match(void **state)
 {
     (void)state;
     need(shared_path("models/pocket"));
-    assert_true(smallest_cosine(shared_path("models/pocket")) > 0.999999);
-    assert_true(smallest_cosine(POCKET) > 0.995);
+    assert_true(smallest_cosine(shared_path("models/pocket"), MOE_QUANTIZE_NONE) > 0.999999);
+    assert_true(smallest_cosine(shared_path("models/pocket"), MOE_QUANTIZE_Q8_0) > 0.995);
+    assert_true(smallest_cosine(POCKET, MOE_QUANTIZE_NONE) > 0.995);
 }
 
 /* --- the same bits ------------------------------------------------------------------------------------ */
@@ -157,10 +158,11 @@ static void fill_ids(int32_t *ids, int n, int n_vocab)
     }
 }
 
-static float *logits_of(const char *path, int threads, const char *isa, int chunk, size_t *bytes)
+static float *logits_of(const char *path, moe_quantize quantize, int threads, const char *isa,
+                        int chunk, size_t *bytes)
 {
     moe_engine *engine = open_engine(threads, isa);
-    moe_model *model = open_model(engine, path);
+    moe_model *model = open_model_as(engine, path, quantize);
     int32_t ids[N_IDS];
     float *out;
 
@@ -173,12 +175,12 @@ static float *logits_of(const char *path, int threads, const char *isa, int chun
     return out;
 }
 
-static void check_same_bits(const char *path)
+static void check_same_bits(const char *path, moe_quantize quantize)
 {
-    static const char *const isas[] = {"scalar", "avx2", "avx512"};
+    static const char *const isas[] = {"scalar", "avx2", "avx512", "amx"};
     static const int chunks[] = {512, 64, 37, 1};
     size_t bytes, other_bytes;
-    float *want = logits_of(path, 2, "auto", 512, &bytes), *got;
+    float *want = logits_of(path, quantize, 2, "auto", 512, &bytes), *got;
     moe_isa isa;
 
     for (size_t i = 0; i < sizeof(isas) / sizeof(isas[0]); i++) {
@@ -187,12 +189,12 @@ static void check_same_bits(const char *path)
             print_message("skipped: this CPU has no %s\n", isas[i]);
             continue;
         }
-        got = logits_of(path, 1, isas[i], 128, &other_bytes);
+        got = logits_of(path, quantize, 1, isas[i], 128, &other_bytes);
         assert_memory_equal(want, got, bytes);
         free(got);
     }
     for (size_t i = 0; i < sizeof(chunks) / sizeof(chunks[0]); i++) {
-        got = logits_of(path, 3, "auto", chunks[i], &other_bytes);
+        got = logits_of(path, quantize, 3, "auto", chunks[i], &other_bytes);
         assert_memory_equal(want, got, bytes);
         free(got);
     }
@@ -202,34 +204,34 @@ static void check_same_bits(const char *path)
 static void test_bits_do_not_depend_on_instruction_set_threads_or_chunks(void **state)
 {
     (void)state;
-    check_same_bits(POCKET);
+    check_same_bits(POCKET, MOE_QUANTIZE_NONE);
 }
 
 static void test_bits_of_other_types_do_not_depend_on_them_either(void **state)
 {
     (void)state;
     need(shared_path("fixtures"));
-    check_same_bits(shared_path("models/pocket"));
-    check_same_bits(shared_path("models/pocket/pocket-q4_k_m.gguf"));
-    check_same_bits(shared_path("fixtures/deepseek_v3/hf"));
-    check_same_bits(shared_path("fixtures/qwen3_moe_quant/model-q4_0.gguf"));
-    check_same_bits(shared_path("fixtures/qwen3_moe_quant/model-q5_k_m.gguf"));
-    check_same_bits(shared_path("fixtures/qwen3_moe_quant/model-q6_k.gguf"));
-    check_same_bits(shared_path("fixtures/llama/hf"));
+    check_same_bits(shared_path("models/pocket"), MOE_QUANTIZE_NONE);
+    check_same_bits(shared_path("models/pocket"), MOE_QUANTIZE_Q8_0);
+    check_same_bits(shared_path("models/pocket/pocket-q4_k_m.gguf"), MOE_QUANTIZE_NONE);
+    check_same_bits(shared_path("fixtures/deepseek_v3/hf"), MOE_QUANTIZE_NONE);
+    check_same_bits(shared_path("fixtures/qwen3_moe_quant/model-q4_0.gguf"), MOE_QUANTIZE_NONE);
+    check_same_bits(shared_path("fixtures/qwen3_moe_quant/model-q5_k_m.gguf"), MOE_QUANTIZE_NONE);
+    check_same_bits(shared_path("fixtures/qwen3_moe_quant/model-q6_k.gguf"), MOE_QUANTIZE_NONE);
+    check_same_bits(shared_path("fixtures/llama/hf"), MOE_QUANTIZE_NONE);
 }
 
-static void test_a_batch_gives_the_bits_of_single_requests(void **state)
+static void check_batch(const char *path)
 {
     enum { N = 9, LEN = 40 };
     moe_engine *engine = open_engine(2, "auto");
-    moe_model *model = open_model(engine, POCKET);
+    moe_model *model = open_model(engine, path);
     moe_scheduler *scheduler;
     moe_seq *seqs[N];
     int32_t ids[N * LEN];
     moe_error err = {0};
     bool busy = true;
 
-    (void)state;
     fill_ids(ids, N * LEN, model->spec.n_vocab);
     assert_ok(moe_scheduler_create(model, &(moe_scheduler_options){.max_step_tokens = 48},
                                    &scheduler, &err), err);
@@ -268,6 +270,19 @@ static void test_a_batch_gives_the_bits_of_single_requests(void **state)
     moe_scheduler_free(scheduler);
     moe_model_close(model);
     moe_engine_free(engine);
+}
+
+static void test_a_batch_gives_the_bits_of_single_requests(void **state)
+{
+    (void)state;
+    check_batch(POCKET);
+}
+
+static void test_prompts_with_8_bits_keep_them_in_company(void **state)
+{
+    (void)state;
+    need(shared_path("models"));
+    check_batch(shared_path("models/pocket/pocket-q4_k_m.gguf"));
 }
 
 /* --- requests ------------------------------------------------------------------------------------------ */
@@ -506,6 +521,7 @@ int main(void)
         cmocka_unit_test(test_bits_do_not_depend_on_instruction_set_threads_or_chunks),
         cmocka_unit_test(test_bits_of_other_types_do_not_depend_on_them_either),
         cmocka_unit_test(test_a_batch_gives_the_bits_of_single_requests),
+        cmocka_unit_test(test_prompts_with_8_bits_keep_them_in_company),
         cmocka_unit_test_setup_teardown(test_stop_strings_end_the_text_and_never_show, open_pocket,
                                         close_pocket),
         cmocka_unit_test_setup_teardown(test_a_seed_repeats_a_text, open_pocket, close_pocket),

@@ -116,13 +116,14 @@ static void test_float_models_match_the_reference(void **state)
 typedef struct quant_fixture {
     const char *name, *type;
     double limit; /* what llama.cpp reaches with its 8-bit activations, from the data's README */
+    bool bytes;   /* K-quants: prompt tokens take 8-bit activations here too */
 } quant_fixture;
 
 static const quant_fixture quant_fixtures[] = {
-    {"deepseek_v3_quant", "q8_0", 7e-4},  {"deepseek_v3_quant", "q4_0", 7e-4},
-    {"deepseek_v3_quant", "q4_k_m", 1e-3}, {"qwen3_moe_quant", "q4_0", 2e-4},
-    {"qwen3_moe_quant", "q4_k_m", 3e-4},  {"qwen3_moe_quant", "q5_k_m", 3e-4},
-    {"qwen3_moe_quant", "q6_k", 3e-4},
+    {"deepseek_v3_quant", "q8_0", 7e-4, false},  {"deepseek_v3_quant", "q4_0", 7e-4, false},
+    {"deepseek_v3_quant", "q4_k_m", 1e-3, true}, {"qwen3_moe_quant", "q4_0", 2e-4, false},
+    {"qwen3_moe_quant", "q4_k_m", 3e-4, true},   {"qwen3_moe_quant", "q5_k_m", 3e-4, true},
+    {"qwen3_moe_quant", "q6_k", 3e-4, true},
 };
 
 static int compare_doubles(const void *a, const void *b)
@@ -133,8 +134,9 @@ static int compare_doubles(const void *a, const void *b)
 }
 
 /* Activations of 15 bits leave far less error than those of 8 bits that llama.cpp uses; what is left comes
- * from the KV cache in f16. */
-static void test_quantised_models_are_far_closer_than_llama_cpp(void **state)
+ * from the KV cache in f16.  With 8 bits, a scale per 32 columns and only where it bears it, the error is
+ * half of llama.cpp's at most. */
+static void test_quantised_models_are_closer_than_llama_cpp(void **state)
 {
     moe_engine *engine;
 
@@ -163,7 +165,7 @@ static void test_quantised_models_are_far_closer_than_llama_cpp(void **state)
             qsort(error, n, sizeof(double), compare_doubles);
             print_message("%s %s prompt %d: NMSE whole %.1e, median %.1e, %zu of %zu tokens far\n", f->name,
                           f->type, k, nmse(want, got, size), error[n / 2], far, n);
-            assert_true(error[n / 2] <= f->limit / 100);
+            assert_true(error[n / 2] <= f->limit * (f->bytes ? 0.5 : 0.01));
             assert_true(far == 0);
             free(error);
             free(got);
@@ -178,7 +180,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_float_models_match_the_reference),
-        cmocka_unit_test(test_quantised_models_are_far_closer_than_llama_cpp),
+        cmocka_unit_test(test_quantised_models_are_closer_than_llama_cpp),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -705,6 +705,84 @@ static void matrices_are_joined_from_pieces(void **state)
     free(d);
 }
 
+static void unquantised_matrices_become_8_bits(void **state)
+{
+    draft *d = draft_deepseek(EXPERTS, false);
+    opened *m;
+    const moe_slot *layer0, *layer1;
+
+    (void)state;
+    find_blob(d, "blk.1.attn_output.weight")->type = MOE_TYPE_F32;
+    m = model_open(write_gguf(d));
+    layer0 = m->weights.layers[0], layer1 = m->weights.layers[1];
+    assert_int_equal(layer1[MOE_O].type, MOE_TYPE_F32);
+    quantise(m);
+    assert_int_equal(layer0[MOE_K_B].type, MOE_TYPE_Q8_0); /* was Q8_0, transposed */
+    assert_int_equal(layer1[MOE_K_B].type, MOE_TYPE_Q8_0); /* was BF16, transposed */
+    assert_int_equal(layer1[MOE_V_B].type, MOE_TYPE_Q8_0);
+    assert_int_equal(layer1[MOE_O].type,
+                     layer1[MOE_O].n_cols % 32 == 0 ? MOE_TYPE_Q8_0 : MOE_TYPE_F32);
+    assert_int_equal(layer1[MOE_ROUTER].type, MOE_TYPE_F32);
+    check_weights(m);
+    model_close(m);
+    free(d);
+}
+
+/* Blocks without a scale: zeros stay zeros, and what is not finite does not become finite. */
+static void quantising_keeps_zeros_and_infinities(void **state)
+{
+    draft *d = draft_llama();
+    moe_error err = {0};
+    moe_weights w;
+    moe_model_spec spec = {.n_layers = 1};
+    moe_file *file;
+    moe_slot *slot;
+    void *block;
+    float row[64];
+
+    (void)state;
+    add_blob(d, MOE_TYPE_F32, 64, 3, 0, "a");
+    const char *path = write_gguf(d);
+    assert_int_equal(moe_file_open(path, &file, &err), MOE_OK);
+    {
+        const float zeros[32] = {0.0f}, odd[2] = {NAN, INFINITY};
+        FILE *f = fopen(path, "r+b");
+        long at = (long)moe_file_tensor(file, "a")->offset;
+
+        assert_non_null(f);
+        fseek(f, at, SEEK_SET);
+        fwrite(zeros, sizeof zeros, 1, f);
+        fseek(f, at + 64 * 4 + 5 * 4, SEEK_SET);
+        fwrite(&odd[0], 4, 1, f);
+        fseek(f, at + 128 * 4 + 40 * 4, SEEK_SET);
+        fwrite(&odd[1], 4, 1, f);
+        assert_int_equal(fclose(f), 0);
+    }
+    assert_int_equal(moe_weights_init(&w, 1, &err), MOE_OK);
+    slot = &w.layers[0][MOE_Q];
+    assert_int_equal(
+        moe_bind_piece(slot, moe_file_tensor(file, "a"), 0, 3, false, 1, 3, 64, &err), MOE_OK);
+    moe_weights_quantize(&w, &spec);
+    assert_int_equal(moe_weights_layout(&w, &spec, &err), MOE_OK);
+    assert_int_equal(w.main_type, MOE_TYPE_Q8_0);
+    block = aligned_alloc(64, w.size);
+    assert_int_equal(load_on_threads(&w, file, block, 1, NULL, &err), MOE_OK);
+    for (int r = 0; r < 3; r++) {
+        const moe_matrix matrix = moe_slot_matrix(&w, slot, 0);
+
+        moe_unpack_row(&matrix, r, row);
+        for (int c = 0; c < 64; c++) {
+            assert_int_equal(isfinite(row[c]), r == 0 || (c < 32) == (r == 2));
+            if (r == 0 && c < 32)
+                assert_true(row[c] == 0.0f);
+        }
+    }
+    free(block);
+    moe_weights_free(&w);
+    moe_file_close(file);
+    free(d);
+}
+
 /* Somebody truncates the file under the threads that read it. */
 static void a_file_cut_short_while_it_loads_is_an_error(void **state)
 {
@@ -748,6 +826,8 @@ int main(void)
         cmocka_unit_test(bert_folders_old_and_new_are_read),
         cmocka_unit_test(fused_qkv_of_bert_is_taken_apart),
         cmocka_unit_test(matrices_are_joined_from_pieces),
+        cmocka_unit_test(unquantised_matrices_become_8_bits),
+        cmocka_unit_test(quantising_keeps_zeros_and_infinities),
         cmocka_unit_test(a_file_cut_short_while_it_loads_is_an_error),
     };
 

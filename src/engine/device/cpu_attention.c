@@ -465,10 +465,11 @@ static void project_gqa(cpu_device *d, const moe_step *step, int layer, const fl
     cpu_product products[3];
 
     cpu_prepare(d, &d->in, src, d->spec->n_embd, step->n_rows, d->spec->n_embd,
-                cpu_form(&slots[MOE_Q]) | cpu_form(&slots[MOE_K]) | cpu_form(&slots[MOE_V]));
-    products[0] = cpu_step_product(d, step, &slots[MOE_Q], &slots[MOE_Q_BIAS], &d->in, d->q);
-    products[1] = cpu_step_product(d, step, &slots[MOE_K], &slots[MOE_K_BIAS], &d->in, d->k);
-    products[2] = cpu_step_product(d, step, &slots[MOE_V], &slots[MOE_V_BIAS], &d->in, d->v);
+                cpu_prompt_form(d, step, &slots[MOE_Q]) | cpu_prompt_form(d, step, &slots[MOE_K]) |
+                    cpu_prompt_form(d, step, &slots[MOE_V]));
+    products[0] = cpu_prompt_product(d, step, &slots[MOE_Q], &slots[MOE_Q_BIAS], &d->in, d->q);
+    products[1] = cpu_prompt_product(d, step, &slots[MOE_K], &slots[MOE_K_BIAS], &d->in, d->k);
+    products[2] = cpu_prompt_product(d, step, &slots[MOE_V], &slots[MOE_V_BIAS], &d->in, d->v);
     cpu_run_products(d, products, 3);
     cpu_for_rows(d, finish_gqa_rows, &job, step->n_rows);
 }
@@ -491,7 +492,7 @@ void cpu_attention(moe_device *device, const moe_step *step, int layer, moe_buff
         attend(d, step, layer, d->q);
     }
     cpu_prepare(d, &d->hidden, heads, slots[MOE_O].n_cols, step->n_rows, slots[MOE_O].n_cols,
-                cpu_form(&slots[MOE_O]));
-    out = cpu_step_product(d, step, &slots[MOE_O], &slots[MOE_O_BIAS], &d->hidden, d->a);
+                cpu_prompt_form(d, step, &slots[MOE_O]));
+    out = cpu_prompt_product(d, step, &slots[MOE_O], &slots[MOE_O_BIAS], &d->hidden, d->a);
     cpu_run_products(d, &out, 1);
 }

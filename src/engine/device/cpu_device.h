@@ -25,8 +25,8 @@ typedef struct cpu_acts {
     cpu_planes b32, b256, q8;
 } cpu_acts;
 
-/* y (n_tokens, ldy) = w · x [+ bias].  The first n_fast tokens take 8-bit activations, if w is
- * quantised. */
+/* y (n_tokens, ldy) = w · x [+ bias].  The first n_fast tokens take 8-bit activations, if the type
+ * of w bears them. */
 typedef struct cpu_product {
     moe_matrix w;
     const moe_activations *x;
@@ -109,6 +109,13 @@ void cpu_run_products(cpu_device *d, const cpu_product *products, int n);
 /* A product over all rows of a step with a slot's matrix; bias may be an absent slot or NULL. */
 cpu_product cpu_step_product(const cpu_device *d, const moe_step *step, const moe_slot *slot,
                              const moe_slot *bias, const cpu_acts *x, float *y);
+
+/* The same for the products that carry most of a prompt's arithmetic and bear a coarser rounding:
+ * with weights of K-quants, prompt tokens take 8-bit activations (NUMERICS.md).  cpu_prompt_form:
+ * the forms that a slot's weights need for that in this step. */
+cpu_product cpu_prompt_product(const cpu_device *d, const moe_step *step, const moe_slot *slot,
+                               const moe_slot *bias, const cpu_acts *x, float *y);
+unsigned cpu_prompt_form(const cpu_device *d, const moe_step *step, const moe_slot *slot);
 
 /* Device operations; see moe_device_ops. */
 void cpu_attention(moe_device *device, const moe_step *step, int layer, moe_buffer src);

@@ -11,32 +11,6 @@
 #include "cpu_device.h"
 #include "router.h"
 
-/* Prompt tokens take 8-bit activations here, generated ones 15 bits: most of the arithmetic of a
- * prompt is here, and least of a model's sensitivity (NUMERICS.md).  These are the forms that a
- * step needs for a matrix. */
-static unsigned forms_of(const moe_step *step, const moe_slot *slot)
-{
-    const unsigned exact = cpu_form(slot);
-    unsigned forms = 0;
-
-    if (exact == 0 || exact == 1u << MOE_ACT_F32)
-        return exact;
-    if (step->n_prefill > 0)
-        forms |= 1u << MOE_ACT_Q8;
-    if (step->n_prefill < step->n_rows)
-        forms |= exact;
-    return forms;
-}
-
-static cpu_product row_product(const cpu_device *d, const moe_step *step, const moe_slot *slot,
-                               const moe_slot *bias, const cpu_acts *x, float *y)
-{
-    cpu_product product = cpu_step_product(d, step, slot, bias, x, y);
-
-    product.n_fast = step->n_prefill;
-    return product;
-}
-
 typedef struct act_job {
     cpu_device *d;
     const float *gate, *up; /* (n, n_ff); gate NULL: up alone */
@@ -76,7 +50,7 @@ static void activate(cpu_device *d, const moe_step *step, cpu_acts *acts, float 
     act_job job = {d, d->spec->gated_ffn ? gate : NULL, up, y, n_ff};
 
     cpu_for_rows(d, activate_rows, &job, n);
-    cpu_prepare(d, acts, y, n_ff, n, n_ff, forms_of(step, down));
+    cpu_prepare(d, acts, y, n_ff, n, n_ff, cpu_prompt_form(d, step, down));
 }
 
 static void dense(cpu_device *d, const moe_step *step, const moe_slot *slots, const float *src)
@@ -86,13 +60,15 @@ static void dense(cpu_device *d, const moe_step *step, const moe_slot *slots, co
     int n = 0;
 
     cpu_prepare(d, &d->in, src, d->spec->n_embd, step->n_rows, d->spec->n_embd,
-                forms_of(step, &slots[MOE_UP]) | forms_of(step, &slots[MOE_GATE]));
+                cpu_prompt_form(d, step, &slots[MOE_UP]) |
+                    cpu_prompt_form(d, step, &slots[MOE_GATE]));
     if (d->spec->gated_ffn)
-        products[n++] = row_product(d, step, &slots[MOE_GATE], NULL, &d->in, d->gate);
-    products[n++] = row_product(d, step, &slots[MOE_UP], &slots[MOE_UP_BIAS], &d->in, d->up);
+        products[n++] = cpu_prompt_product(d, step, &slots[MOE_GATE], NULL, &d->in, d->gate);
+    products[n++] = cpu_prompt_product(d, step, &slots[MOE_UP], &slots[MOE_UP_BIAS], &d->in, d->up);
     cpu_run_products(d, products, n);
     activate(d, step, &d->hidden, d->gate, d->up, step->n_rows, n_ff, &slots[MOE_DOWN]);
-    products[0] = row_product(d, step, &slots[MOE_DOWN], &slots[MOE_DOWN_BIAS], &d->hidden, d->a);
+    products[0] =
+        cpu_prompt_product(d, step, &slots[MOE_DOWN], &slots[MOE_DOWN_BIAS], &d->hidden, d->a);
     cpu_run_products(d, products, 1);
 }
 
@@ -192,11 +168,12 @@ static void experts(cpu_device *d, const moe_step *step, const moe_slot *slots, 
     cpu_product *products = d->products;
     int n = 0;
 
-    cpu_prepare(
-        d, &d->in, src, d->spec->n_embd, step->n_rows, d->spec->n_embd,
-        cpu_form(&slots[MOE_ROUTER]) | cpu_form(&slots[MOE_SHARED_ROUTER]) |
-            forms_of(step, &slots[MOE_EXPERT_GATE]) | forms_of(step, &slots[MOE_EXPERT_UP]) |
-            forms_of(step, &slots[MOE_SHARED_GATE]) | forms_of(step, &slots[MOE_SHARED_UP]));
+    cpu_prepare(d, &d->in, src, d->spec->n_embd, step->n_rows, d->spec->n_embd,
+                cpu_form(&slots[MOE_ROUTER]) | cpu_form(&slots[MOE_SHARED_ROUTER]) |
+                    cpu_prompt_form(d, step, &slots[MOE_EXPERT_GATE]) |
+                    cpu_prompt_form(d, step, &slots[MOE_EXPERT_UP]) |
+                    cpu_prompt_form(d, step, &slots[MOE_SHARED_GATE]) |
+                    cpu_prompt_form(d, step, &slots[MOE_SHARED_UP]));
     products[n++] = cpu_step_product(d, step, &slots[MOE_ROUTER], NULL, &d->in, d->router);
     if (moe->shared_gate)
         products[n++] =
@@ -209,8 +186,10 @@ static void experts(cpu_device *d, const moe_step *step, const moe_slot *slots, 
 
     n = 0;
     if (shared) {
-        products[n++] = row_product(d, step, &slots[MOE_SHARED_GATE], NULL, &d->in, d->shared_gate);
-        products[n++] = row_product(d, step, &slots[MOE_SHARED_UP], NULL, &d->in, d->shared_up);
+        products[n++] =
+            cpu_prompt_product(d, step, &slots[MOE_SHARED_GATE], NULL, &d->in, d->shared_gate);
+        products[n++] =
+            cpu_prompt_product(d, step, &slots[MOE_SHARED_UP], NULL, &d->in, d->shared_up);
     }
     for (int e = 0; e < moe->n_experts; e++) {
         if (d->expert_begin[e] == d->expert_begin[e + 1])
@@ -230,7 +209,8 @@ static void experts(cpu_device *d, const moe_step *step, const moe_slot *slots, 
 
     n = 0;
     if (shared)
-        products[n++] = row_product(d, step, &slots[MOE_SHARED_DOWN], NULL, &d->shared, d->a);
+        products[n++] =
+            cpu_prompt_product(d, step, &slots[MOE_SHARED_DOWN], NULL, &d->shared, d->a);
     for (int e = 0; e < moe->n_experts; e++)
         if (d->expert_begin[e] < d->expert_begin[e + 1])
             products[n++] = expert_product(d, step, &slots[MOE_EXPERT_DOWN], e, &d->hidden,

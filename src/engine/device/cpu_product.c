@@ -45,6 +45,15 @@ unsigned cpu_form(const moe_slot *slot)
     return slot != NULL && slot->present ? 1u << moe_act_form_of(slot->type) : 0;
 }
 
+/* Types with blocks of 32 columns are what small models come in, whose outliers 8 bits would hurt;
+ * in an encoder's mean over its tokens they don't matter. */
+static bool bears_bytes(const cpu_device *d, moe_type type)
+{
+    const moe_act_form form = moe_act_form_of(type);
+
+    return form == MOE_ACT_Q15_256 || (form == MOE_ACT_Q15_32 && !d->spec->causal);
+}
+
 static void quantize_rows(void *arg, int64_t begin, int64_t end, int thread)
 {
     const quantize_job *job = arg;
@@ -65,6 +74,20 @@ static void quantize_rows(void *arg, int64_t begin, int64_t end, int thread)
             job->kernels->quantize_8(x, n, q8->hi + t * n, q8->d + t * (n / 32),
                                      q8->sums + t * (n / 16));
     }
+}
+
+unsigned cpu_prompt_form(const cpu_device *d, const moe_step *step, const moe_slot *slot)
+{
+    const unsigned exact = cpu_form(slot);
+    unsigned forms = 0;
+
+    if (exact == 0 || !bears_bytes(d, slot->type))
+        return exact;
+    if (step->n_prefill > 0)
+        forms |= 1u << MOE_ACT_Q8;
+    if (step->n_prefill < step->n_rows)
+        forms |= exact;
+    return forms;
 }
 
 void cpu_prepare(cpu_device *d, cpu_acts *acts, const float *x, int64_t ld, int64_t n_rows,
@@ -109,14 +132,15 @@ static void multiply(const cpu_device *d, const cpu_product *p, int64_t begin, i
         moe_matmul_blas(&p->w, begin, end, p->x, p->rows, p->n_tokens, p->y, p->ldy,
                         d->blas_scratch + (size_t)thread * d->blas_scratch_size);
     } else {
+        const int64_t n_fast = bears_bytes(d, p->w.type) ? p->n_fast : 0;
         moe_activations exact = *p->x;
 
         exact.q8.q = NULL;
-        if (p->n_fast > 0)
-            kernels->matmul(&p->w, begin, end, p->x, p->rows, p->n_fast, p->y, p->ldy);
-        if (p->n_fast < p->n_tokens)
-            kernels->matmul(&p->w, begin, end, &exact, p->rows + p->n_fast, p->n_tokens - p->n_fast,
-                            p->y + p->n_fast * p->ldy, p->ldy);
+        if (n_fast > 0)
+            kernels->matmul(&p->w, begin, end, p->x, p->rows, n_fast, p->y, p->ldy);
+        if (n_fast < p->n_tokens)
+            kernels->matmul(&p->w, begin, end, &exact, p->rows + n_fast, p->n_tokens - n_fast,
+                            p->y + n_fast * p->ldy, p->ldy);
     }
     if (p->bias != NULL)
         for (int64_t t = 0; t < p->n_tokens; t++) {
@@ -174,4 +198,13 @@ cpu_product cpu_step_product(const cpu_device *d, const moe_step *step, const mo
         .ldy = slot->n_rows,
         .bias = bias == NULL ? NULL : moe_slot_vector(d->weights, bias),
     };
+}
+
+cpu_product cpu_prompt_product(const cpu_device *d, const moe_step *step, const moe_slot *slot,
+                               const moe_slot *bias, const cpu_acts *x, float *y)
+{
+    cpu_product product = cpu_step_product(d, step, slot, bias, x, y);
+
+    product.n_fast = step->n_prefill;
+    return product;
 }

@@ -219,6 +219,38 @@ moe_status moe_bind_vector(moe_slot *slot, const moe_file *file, int64_t n, bool
     return moe_bind_vector_piece(slot, tensor, 0, n, err);
 }
 
+/* --- quantising ------------------------------------------------------------------------------ */
+
+/* True for a global slot that is only looked up in: positions, types, and the token embeddings
+ * unless they are the output head too. */
+static bool is_table(const moe_weights *w, const moe_model_spec *spec, int slot)
+{
+    const bool tied = spec->causal && !w->global[MOE_OUTPUT].present;
+
+    return slot == MOE_POSITION_EMBD || slot == MOE_TYPE_EMBD || (slot == MOE_TOKEN_EMBD && !tied);
+}
+
+static void quantize_slot(moe_slot *slot)
+{
+    const bool is_float = slot->type == MOE_TYPE_F32 || slot->type == MOE_TYPE_F16 ||
+                          slot->type == MOE_TYPE_BF16;
+
+    if (slot->present && !slot->is_vector && is_float &&
+        slot->n_cols % moe_type_info_of(MOE_TYPE_Q8_0)->block_columns == 0)
+        slot->type = MOE_TYPE_Q8_0;
+}
+
+void moe_weights_quantize(moe_weights *w, const moe_model_spec *spec)
+{
+    for (int s = 0; s < MOE_N_GLOBAL_SLOTS; s++)
+        if (!is_table(w, spec, s))
+            quantize_slot(&w->global[s]);
+    for (int l = 0; l < w->n_layers; l++)
+        for (int s = 0; s < MOE_N_LAYER_SLOTS; s++)
+            if (s != MOE_ROUTER && s != MOE_SHARED_ROUTER)
+                quantize_slot(&w->layers[l][s]);
+}
+
 /* --- layout ---------------------------------------------------------------------------------- */
 
 /* What layout adds up while it walks over the slots. */
@@ -287,6 +319,8 @@ static void count_type(tally *t, const moe_slot *slot)
     const size_t n_elements = (size_t)(slot->n_mats * slot->n_rows * slot->n_cols);
     int i = 0;
 
+    if (!slot->present || slot->is_vector)
+        return;
     while (i < t->n_types && t->types[i].type != slot->type)
         i++;
     if (i == (int)(sizeof t->types / sizeof t->types[0]))
@@ -313,8 +347,6 @@ static moe_status place(moe_slot *slot, tally *t, moe_error *err)
     slot->mat_stride = bytes;
     if (!moe_mul(bytes, (size_t)slot->n_mats, &all) || !moe_add(t->end, all, &t->end))
         return moe_fail(err, MOE_ERR_FORMAT, "the weights are too large for memory addresses");
-    if (!slot->is_vector)
-        count_type(t, slot);
     return MOE_OK;
 }
 
@@ -336,7 +368,6 @@ static moe_status place_experts(moe_slot *slots, tally *t, moe_error *err)
         parts[i]->offset = unit;
         if (!moe_add(unit, bytes, &unit))
             return moe_fail(err, MOE_ERR_FORMAT, "an expert is too large for memory addresses");
-        count_type(t, parts[i]);
     }
     for (int i = 0; i < 3; i++) {
         parts[i]->mat_stride = unit;
@@ -357,20 +388,16 @@ static int64_t slot_params(const moe_slot *slot)
     return slot->present ? slot->n_mats * slot->n_rows * slot->n_cols : 0;
 }
 
-/* Active: what a token reads.  Of the experts the used share; tables that are only looked up in
- * (positions, types, and the token embeddings unless they are the output head too) don't count. */
+/* Active: what a token reads.  Of the experts the used share; tables don't count. */
 static void count_params(moe_weights *w, const moe_model_spec *spec)
 {
-    const bool tied = spec->causal && !w->global[MOE_OUTPUT].present;
     int64_t all = 0, active = 0;
 
     for (int s = 0; s < MOE_N_GLOBAL_SLOTS; s++) {
         int64_t n = slot_params(&w->global[s]);
-        bool lookup =
-            s == MOE_POSITION_EMBD || s == MOE_TYPE_EMBD || (s == MOE_TOKEN_EMBD && !tied);
 
         all += n;
-        active += lookup ? 0 : n;
+        active += is_table(w, spec, s) ? 0 : n;
     }
     for (int l = 0; l < w->n_layers; l++) {
         for (int s = 0; s < MOE_N_LAYER_SLOTS; s++) {
@@ -395,18 +422,20 @@ moe_status moe_weights_layout(moe_weights *w, const moe_model_spec *spec, moe_er
         status = place(&w->global[s], &t, err);
         if (status != MOE_OK)
             return status;
+        if (!is_table(w, spec, s))
+            count_type(&t, &w->global[s]);
     }
     for (int l = 0; l < w->n_layers; l++) {
         for (int s = 0; s < MOE_N_LAYER_SLOTS; s++) {
-            if (is_expert_slot(s))
-                continue;
-            status = place(&w->layers[l][s], &t, err);
+            status = is_expert_slot(s) ? MOE_OK : place(&w->layers[l][s], &t, err);
             if (status != MOE_OK)
                 return status;
         }
         status = place_experts(w->layers[l], &t, err);
         if (status != MOE_OK)
             return status;
+        for (int s = 0; s < MOE_N_LAYER_SLOTS; s++)
+            count_type(&t, &w->layers[l][s]);
     }
     w->size = t.end;
     count_params(w, spec);

@@ -100,7 +100,7 @@ typedef struct moe_weights {
     int64_t n_params;                      /* all, a tied output head counted once */
     int64_t n_params_active; /* read per token: without tables that are only looked up in, and
                               * n_experts_used / n_experts of the experts */
-    moe_type main_type;      /* most common by bytes */
+    moe_type main_type;      /* most common by bytes, without tables that are only looked up in */
 } moe_weights;
 
 moe_status moe_weights_init(moe_weights *w, int n_layers, moe_error *err);
@@ -122,6 +122,12 @@ moe_status moe_bind_piece(moe_slot *slot, const moe_tensor *tensor, int64_t row,
 /* A vector made of elements [first, first + n) of a 1-D tensor (fused biases). */
 moe_status moe_bind_vector_piece(moe_slot *slot, const moe_tensor *tensor, int64_t first, int64_t n,
                                  moe_error *err);
+
+/* Has every unquantised matrix packed as Q8_0, after binding and before the layout: halves the time
+ * of a long prompt or more, for weights that are off by up to 1/254 of the largest of their block
+ * of 32.  Left as they are: routers, whose choices are sensitive; tables that are only looked up
+ * in, which cost no time; matrices whose columns don't fill blocks. */
+void moe_weights_quantize(moe_weights *w, const moe_model_spec *spec);
 
 /* Checks that every slot is complete and of a type the kernels compute with (columns a multiple of
  * the block), counts parameters, assigns offsets. */

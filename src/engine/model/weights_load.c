@@ -11,10 +11,14 @@
  *
  * Most of the time goes into memory traffic: zeroed pages from the kernel, the copy out of the page
  * cache, the packed bytes.  So the pages of the block are asked for in large stretches first.
+ *
+ * A slot whose type is not that of its elements is quantised on the way, a group of rows at a time.
  */
 #define _GNU_SOURCE
 #include "weights.h"
 
+#include <float.h>
+#include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -79,25 +83,96 @@ static moe_status load_vector(const loader *ld, const moe_slot *slot, float *dst
     return MOE_OK;
 }
 
-/* Packs rows that lie one after the other. */
-static void pack_rows(const loader *ld, const moe_slot *slot, const char *rows, size_t row_bytes,
-                      int64_t n_rows, char *dst)
+/* Rows of blocks of 32 as Q8_0, by the rule of the GGUF type: d = max|x| / 127 in half precision,
+ * q = x * (1 / d) with d before that rounding, to nearest, halves away from zero.  A block that is
+ * not finite gets a scale that is not either, which shows in every result. */
+static void quantize_q8_0(const float *x, int64_t n_cols, char *dst)
 {
+    for (; n_cols > 0; n_cols -= 32, x += 32, dst += 34) {
+        float amax = 0.0f, d, factor;
+        bool finite = true;
+        uint16_t half;
+        int8_t *q = (int8_t *)dst + 2;
+
+        for (int i = 0; i < 32; i++) {
+            amax = fabsf(x[i]) > amax ? fabsf(x[i]) : amax;
+            finite &= fabsf(x[i]) <= FLT_MAX;
+        }
+        d = finite ? amax / 127.0f : NAN;
+        factor = finite && d > 0.0f ? 1.0f / d : 0.0f;
+        half = moe_f32_to_f16(d);
+        memcpy(dst, &half, sizeof half);
+        for (int i = 0; i < 32; i++) {
+            float v = finite ? x[i] * factor : 0.0f;
+            int whole = (int)v;
+            float rest = v - (float)whole;
+
+            q[i] = (int8_t)(whole + (rest >= 0.5f) - (rest <= -0.5f));
+        }
+    }
+}
+
+/* The type of a slot's rows before they are packed: as stored, but for quantised pieces that are
+ * transposed. */
+static moe_type element_type(const moe_piece *piece)
+{
+    const moe_type stored = (moe_type)piece->tensor->type;
+
+    return piece->transposed && moe_type_info_of(stored)->block_columns > 1 ? MOE_TYPE_F16 : stored;
+}
+
+static size_t row_bytes_of(moe_type type, int64_t n_cols)
+{
+    return moe_type_row_bytes(moe_type_info_of(type), n_cols);
+}
+
+/* Bytes that pack_rows needs to quantise a group of the slot's rows, after one of its rows as
+ * float32. */
+static size_t quantize_bytes(const moe_slot *slot)
+{
+    return (size_t)slot->n_cols * sizeof(float) +
+           MOE_GROUP_ROWS * row_bytes_of(slot->type, slot->n_cols);
+}
+
+/* Packs rows that lie one after the other.  scratch: quantize_bytes(slot), 4-byte aligned; not
+ * used if the slot has the rows' type. */
+static void pack_rows(const loader *ld, const moe_slot *slot, moe_type type, const char *rows,
+                      int64_t n_rows, char *scratch, char *dst)
+{
+    const size_t row_bytes = row_bytes_of(type, slot->n_cols);
+    const size_t packed_row_bytes = row_bytes_of(slot->type, slot->n_cols);
     const size_t group_bytes = moe_packed_group_bytes(slot->type, slot->n_cols);
+    float *wide = (float *)(void *)scratch;
 
     for (int64_t r = 0; r < n_rows; r += MOE_GROUP_ROWS, dst += group_bytes) {
         const void *group[MOE_GROUP_ROWS];
         int n = n_rows - r < MOE_GROUP_ROWS ? (int)(n_rows - r) : MOE_GROUP_ROWS;
 
-        for (int i = 0; i < n; i++)
-            group[i] = rows + (size_t)(r + i) * row_bytes;
+        for (int i = 0; i < n; i++) {
+            const char *row = rows + (size_t)(r + i) * row_bytes;
+
+            group[i] = row;
+            if (type != slot->type) {
+                char *quantised = (char *)(wide + slot->n_cols) + (size_t)i * packed_row_bytes;
+
+                moe_dequantize(type, row, slot->n_cols, wide);
+                quantize_q8_0(wide, slot->n_cols, quantised);
+                group[i] = quantised;
+            }
+        }
         ld->kernels->pack_group(slot->type, group, n, slot->n_cols, dst);
     }
 }
 
 static size_t stored_row_bytes(const moe_slot *slot)
 {
-    return moe_type_row_bytes(moe_type_info_of(slot->type), slot->n_cols);
+    return row_bytes_of((moe_type)slot->pieces[0].tensor->type, slot->n_cols);
+}
+
+/* Bytes of a chunk as stored, up to where scratch may begin. */
+static size_t chunk_bytes(int64_t n_rows, const moe_slot *slot)
+{
+    return ((size_t)n_rows * stored_row_bytes(slot) + 63) / 64 * 64;
 }
 
 /* Rows per task of a matrix slot, a multiple of a group's but for a matrix of fewer. */
@@ -148,7 +223,8 @@ static moe_status load_chunk(const loader *ld, const moe_slot *slot, int64_t chu
     moe_status status = read_rows(ld, slot, m * slot->n_rows + r, n, buffer, err);
 
     if (status == MOE_OK)
-        pack_rows(ld, slot, buffer, stored_row_bytes(slot), n,
+        pack_rows(ld, slot, (moe_type)slot->pieces[0].tensor->type, buffer, n,
+                  buffer + chunk_bytes(rows, slot),
                   ld->block + slot->offset + (size_t)m * slot->mat_stride +
                       (size_t)(r / MOE_GROUP_ROWS) *
                           moe_packed_group_bytes(slot->type, slot->n_cols));
@@ -185,12 +261,12 @@ static moe_status widen_to_f16(moe_type type, const char *src, int64_t n_rows, i
 static moe_status load_transposed(const loader *ld, const moe_slot *slot, const moe_piece *piece,
                                   char *dst, moe_error *err)
 {
-    const moe_type stored = (moe_type)piece->tensor->type;
+    const moe_type stored = (moe_type)piece->tensor->type, type = element_type(piece);
     const int64_t n_cols = piece->tensor->dims[0];
-    const size_t width = (size_t)moe_type_info_of(slot->type)->block_bytes;
-    const size_t row_bytes = moe_type_row_bytes(moe_type_info_of(stored), n_cols);
+    const size_t width = (size_t)moe_type_info_of(type)->block_bytes;
+    const size_t row_bytes = row_bytes_of(stored, n_cols);
     size_t raw_bytes, elements, bytes;
-    char *raw = NULL, *wide = NULL, *turned = NULL;
+    char *raw = NULL, *wide = NULL, *turned = NULL, *scratch = NULL;
     moe_status status;
 
     if (!moe_mul((size_t)piece->n_rows, row_bytes, &raw_bytes) ||
@@ -199,9 +275,10 @@ static moe_status load_transposed(const loader *ld, const moe_slot *slot, const 
         return moe_fail(err, MOE_ERR_FORMAT, "tensor \"%s\" is too large", piece->tensor->name);
     raw = malloc(raw_bytes);
     turned = malloc(bytes);
-    if (stored != slot->type)
+    scratch = malloc(quantize_bytes(slot));
+    if (stored != type)
         wide = malloc(bytes);
-    if (raw == NULL || turned == NULL || (stored != slot->type && wide == NULL)) {
+    if (raw == NULL || turned == NULL || scratch == NULL || (stored != type && wide == NULL)) {
         status = moe_fail_memory(err, bytes);
     } else {
         status = moe_file_read(ld->file, piece->tensor, (uint64_t)piece->row * row_bytes, raw_bytes,
@@ -212,8 +289,9 @@ static moe_status load_transposed(const loader *ld, const moe_slot *slot, const 
     }
     if (status == MOE_OK) {
         transpose(wide != NULL ? wide : raw, piece->n_rows, n_cols, width, turned);
-        pack_rows(ld, slot, turned, (size_t)piece->n_rows * width, n_cols, dst);
+        pack_rows(ld, slot, type, turned, n_cols, scratch, dst);
     }
+    free(scratch);
     free(raw);
     free(wide);
     free(turned);
@@ -313,7 +391,7 @@ static void add_job(loader *ld, const moe_slot *slot)
     ld->n_tasks += tasks_of(slot);
     if (slot->is_vector || slot->pieces[0].transposed)
         return;
-    bytes = ((size_t)chunk_rows(slot) * stored_row_bytes(slot) + 63) / 64 * 64;
+    bytes = (chunk_bytes(chunk_rows(slot), slot) + quantize_bytes(slot) + 63) / 64 * 64;
     if (bytes > ld->buffer_bytes)
         ld->buffer_bytes = bytes;
 }
