@@ -226,6 +226,11 @@ void moe_unpack_row(const moe_matrix *w, int64_t row, float *dst)
         (size_t)(row / MOE_GROUP_ROWS) * moe_packed_group_bytes(w->type, w->n_cols);
     moe_quant_block block;
 
+    if (w->type == MOE_TYPE_F32) {
+        for (int64_t k = 0; k < w->n_cols; k++)
+            memcpy(dst + k, group + (k * MOE_GROUP_ROWS + lane) * 4, 4);
+        return;
+    }
     if (form.columns == 0) {
         for (size_t k = 0; k < (size_t)w->n_cols; k++)
             moe_dequantize(w->type, group + (k * MOE_GROUP_ROWS + (size_t)lane) * size, 1, dst + k);

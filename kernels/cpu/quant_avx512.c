@@ -2,17 +2,16 @@
  * Quantised kernels for AVX-512 with VNNI: one 32-bit lane per output row.
  *
  * vpdpbusd multiplies four unsigned codes of a row with four signed bytes that all lanes share.  A
- * unit of 32 columns takes eight of them with the high plane of a token's activations; the sum is
- * shifted to its place, and eight more add the low plane to it.  Sums within a sub-block are exact
- * in int32; scales, bias and minima are applied per sub-block.  The float steps are those of
- * quant_scalar.c.
+ * unit of 32 columns takes eight of them with 8-bit activations, and sixteen with the two planes of
+ * 15 bits.  Sums within a sub-block are exact in int32; scales, bias and minima are applied per
+ * sub-block.  The float steps are those of quant_scalar.c.
  *
  * Two ways through a matrix:
  *   few tokens   (decode) every group is read once from memory and its codes are widened in
  *                registers;
- *   many tokens  (prefill) the codes and scales of up to 256 columns of two groups are widened
- *                into a tile on the stack, which stays in the first-level cache while all tokens
- *                of a batch pass over it, up to six at a time.
+ *   many tokens  (prefill) the activations of a batch of tokens and a chunk of 256 columns are
+ *                gathered; codes and scales of the chunk are widened for two groups at a time, and
+ *                the batch passes over them, up to twelve tokens together.  Results add up in y.
  * Both add the same numbers in the same order: a result does not depend on the way.
  *
  * Functions that take a type, a number of tokens or of groups are inlined into callers that give
@@ -25,11 +24,12 @@
 #define TILE_TOKENS 12 /* tokens whose sums are in registers together */
 #define FEW_TOKENS 5   /* up to so many tokens the codes are widened in registers */
 #define PREFETCH_BYTES 4096
+#define STRETCH_CHUNKS 32 /* chunks whose terms are prepared together for few tokens */
 
 /* One token's activations of a chunk. */
 typedef struct token_row {
     const int8_t *planes[2];
-    token_terms terms;
+    const token_terms *terms;
 } token_row;
 
 /* Four bytes to all lanes. */
@@ -56,19 +56,22 @@ INLINE void dot_plane(const int n_tokens, const int n, const __m512i w[], const 
     }
 }
 
+/* The planes have sums of their own, so that chains of additions are short. */
 INLINE void dot(const int bits, const int n_tokens, const int n, const __m512i w[],
                 const token_row a[], int column, __m512i sum[])
 {
+    __m512i low[FEW_TOKENS];
+
     UNROLL
     for (int t = 0; t < n_tokens; t++)
-        sum[t] = _mm512_setzero_si512();
+        sum[t] = low[t] = _mm512_setzero_si512();
     dot_plane(n_tokens, n, w, a, 0, column, sum);
     if (bits == 8)
         return;
+    dot_plane(n_tokens, n, w, a, 1, column, low);
     UNROLL
     for (int t = 0; t < n_tokens; t++)
-        sum[t] = _mm512_slli_epi32(sum[t], 7);
-    dot_plane(n_tokens, n, w, a, 1, column, sum);
+        sum[t] = _mm512_add_epi32(_mm512_slli_epi32(sum[t], 7), low[t]);
 }
 
 /* Sub-block j of a chunk, a unit or half a unit of codes: the sums as floats. */
@@ -82,7 +85,7 @@ INLINE void sub_block(const moe_type type, const int bits, const int n_tokens, c
     UNROLL
     for (int t = 0; t < n_tokens; t++) {
         if (!moe_quant_form_of(type).has_min)
-            sum[t] = _mm512_add_epi32(sum[t], _mm512_set1_epi32(a[t].terms.ints[j]));
+            sum[t] = _mm512_add_epi32(sum[t], _mm512_set1_epi32(a[t].terms->ints[j]));
         value[t] = _mm512_cvtepi32_ps(sum[t]);
     }
 }
@@ -102,12 +105,12 @@ INLINE void add_unit(const moe_type type, const int bits, const int n_tokens, co
     UNROLL
     for (int t = 0; t < n_tokens; t++) {
         if (moe_quant_form_of(type).columns == 32) {
-            acc[t] = add_block_32(type, s, &a[t].terms, u, value[t], acc[t]);
+            acc[t] = add_block_32(type, s, a[t].terms, u, value[t], acc[t]);
         } else if (bits == 8) {
             value[t] = _mm512_mul_ps(value[t], s->sc[j]);
             if (halves)
                 value[t] = _mm512_fmadd_ps(second[t], s->sc[j + 1], value[t]);
-            total[t] = _mm512_fmadd_ps(value[t], _mm512_set1_ps(a[t].terms.d[u]), total[t]);
+            total[t] = _mm512_fmadd_ps(value[t], _mm512_set1_ps(a[t].terms->d[u]), total[t]);
         } else {
             total[t] = _mm512_fmadd_ps(value[t], s->sc[j], total[t]);
             if (halves)
@@ -143,37 +146,53 @@ INLINE void add_packed_chunk(const moe_type type, const int bits, const int n_to
         return;
     UNROLL
     for (int t = 0; t < n_tokens; t++)
-        acc[t] = add_super_block(type, bits, &s, &a[t].terms, total[t], acc[t]);
+        acc[t] = add_super_block(type, bits, &s, a[t].terms, total[t], acc[t]);
 }
 
-/* n_tokens <= FEW_TOKENS tokens with one group. */
+/* n_tokens <= FEW_TOKENS tokens with groups [group_begin, group_end), a stretch of columns after
+ * the other, so that the terms of the activations are prepared once for all groups. */
 INLINE void few_tokens(const moe_type type, const int bits, const int n_tokens, const moe_matrix *w,
-                       int64_t group, const moe_activations *x, const int32_t *rows, float *y,
-                       int64_t ldy)
+                       int64_t group_begin, int64_t group_end, const moe_activations *x,
+                       const int32_t *rows, float *y, int64_t ldy)
 {
     const int blocks_per_chunk = CHUNK_COLUMNS / moe_quant_form_of(type).columns;
-    const uint8_t *packed =
-        (const uint8_t *)w->packed + (size_t)group * moe_packed_group_bytes(type, w->n_cols);
-    int64_t n_chunks = (w->n_cols + CHUNK_COLUMNS - 1) / CHUNK_COLUMNS;
-    __m512 acc[FEW_TOKENS];
+    const size_t group_bytes = moe_packed_group_bytes(type, w->n_cols);
+    const int64_t n_chunks = (w->n_cols + CHUNK_COLUMNS - 1) / CHUNK_COLUMNS;
+    token_terms terms[STRETCH_CHUNKS][FEW_TOKENS];
 
-    UNROLL
-    for (int i = 0; i < n_tokens; i++)
-        acc[i] = _mm512_setzero_ps();
-    for (int64_t c = 0; c < n_chunks; c++) {
-        int n_units = units_of(w, c);
-        token_row a[FEW_TOKENS];
+    for (int64_t first = 0; first < n_chunks; first += STRETCH_CHUNKS) {
+        const int64_t end = n_chunks - first < STRETCH_CHUNKS ? n_chunks : first + STRETCH_CHUNKS;
 
-        UNROLL
-        for (int i = 0; i < n_tokens; i++) {
-            planes_of(type, bits, x, rows ? rows[i] : i, c, a[i].planes);
-            load_terms(type, bits, x, rows ? rows[i] : i, c, n_units, &a[i].terms);
+        for (int64_t c = first; c < end; c++)
+            for (int t = 0; t < n_tokens; t++)
+                load_terms(type, bits, x, rows ? rows[t] : t, c, units_of(w, c),
+                           &terms[c - first][t]);
+        for (int64_t g = group_begin; g < group_end; g++) {
+            const uint8_t *packed = (const uint8_t *)w->packed + (size_t)g * group_bytes;
+            const __mmask16 lanes = lanes_of(w, g);
+            float *to = y + g * MOE_GROUP_ROWS;
+            __m512 acc[FEW_TOKENS];
+
+            UNROLL
+            for (int t = 0; t < n_tokens; t++)
+                acc[t] =
+                    first == 0 ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(lanes, to + t * ldy);
+            for (int64_t c = first; c < end; c++) {
+                token_row a[FEW_TOKENS];
+
+                UNROLL
+                for (int t = 0; t < n_tokens; t++) {
+                    planes_of(type, bits, x, rows ? rows[t] : t, c, a[t].planes);
+                    a[t].terms = &terms[c - first][t];
+                }
+                add_packed_chunk(type, bits, n_tokens, packed, c * blocks_per_chunk, units_of(w, c),
+                                 a, acc);
+            }
+            UNROLL
+            for (int t = 0; t < n_tokens; t++)
+                _mm512_mask_storeu_ps(to + t * ldy, lanes, acc[t]);
         }
-        add_packed_chunk(type, bits, n_tokens, packed, c * blocks_per_chunk, n_units, a, acc);
     }
-    UNROLL
-    for (int i = 0; i < n_tokens; i++)
-        _mm512_mask_storeu_ps(y + i * ldy + group * MOE_GROUP_ROWS, lanes_of(w, group), acc[i]);
 }
 
 /* --- many tokens: tiles of two groups and a chunk, for a batch of tokens ------------------------
@@ -425,19 +444,17 @@ INLINE void matmul(const moe_type type, const int bits, const moe_matrix *w, int
         many_tokens(type, bits, w, group_begin, group_end, x, rows, n_tokens, y, ldy);
         return;
     }
-    for (int64_t g = group_begin; g < group_end; g++) {
-        switch (n_tokens) {
+    switch (n_tokens) {
 #define CASE(n)                                                                                    \
     case n:                                                                                        \
-        few_tokens(type, bits, n, w, g, x, rows, y, ldy);                                          \
+        few_tokens(type, bits, n, w, group_begin, group_end, x, rows, y, ldy);                     \
         break
-            CASE(1);
-            CASE(2);
-            CASE(3);
-            CASE(4);
-            CASE(FEW_TOKENS);
+        CASE(1);
+        CASE(2);
+        CASE(3);
+        CASE(4);
+        CASE(FEW_TOKENS);
 #undef CASE
-        }
     }
 }
 

@@ -14,6 +14,7 @@
 enum {
     BLAS_MIN_TOKENS = 32,
     BLAS_GRAIN = 16,
+    FLOAT_GRAIN = 3, /* row groups that a block of registers of the float kernels spans */
     PARALLEL_MIN_WORK =
         100000, /* multiplications; below, waking threads costs more than it gains */
 };
@@ -144,10 +145,9 @@ static void multiply(const cpu_device *d, const cpu_product *p, int64_t begin, i
     }
     if (p->bias != NULL)
         for (int64_t t = 0; t < p->n_tokens; t++) {
-            float *y = p->y + t * p->ldy;
+            float *y = p->y + t * p->ldy + begin * MOE_GROUP_ROWS;
 
-            for (int64_t r = begin * MOE_GROUP_ROWS; r < row_end; r++)
-                y[r] += p->bias[r];
+            kernels->add(y, p->bias + begin * MOE_GROUP_ROWS, row_end - begin * MOE_GROUP_ROWS, y);
         }
 }
 
@@ -178,6 +178,9 @@ void cpu_run_products(cpu_device *d, const cpu_product *products, int n)
         work += products[i].w.n_rows * products[i].w.n_cols * products[i].n_tokens;
         if (goes_to_blas(d, &products[i]))
             grain = BLAS_GRAIN;
+        else if (grain < FLOAT_GRAIN && products[i].n_tokens >= BLAS_MIN_TOKENS &&
+                 moe_act_form_of(products[i].w.type) == MOE_ACT_F32)
+            grain = FLOAT_GRAIN;
     }
     if (grain < groups / (moe_pool_threads(d->pool) * 16))
         grain = groups / (moe_pool_threads(d->pool) * 16);

@@ -232,8 +232,8 @@ static bool is_table(const moe_weights *w, const moe_model_spec *spec, int slot)
 
 static void quantize_slot(moe_slot *slot)
 {
-    const bool is_float = slot->type == MOE_TYPE_F32 || slot->type == MOE_TYPE_F16 ||
-                          slot->type == MOE_TYPE_BF16;
+    const bool is_float =
+        slot->type == MOE_TYPE_F32 || slot->type == MOE_TYPE_F16 || slot->type == MOE_TYPE_BF16;
 
     if (slot->present && !slot->is_vector && is_float &&
         slot->n_cols % moe_type_info_of(MOE_TYPE_Q8_0)->block_columns == 0)
