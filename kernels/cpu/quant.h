@@ -76,6 +76,17 @@ static inline moe_quant_form moe_quant_form_of(moe_type type)
     }
 }
 
+/* One case of a switch for every type. */
+#define MOE_QUANT_CASES(CASE)                                                                      \
+    CASE(MOE_TYPE_Q8_0);                                                                           \
+    CASE(MOE_TYPE_Q4_0);                                                                           \
+    CASE(MOE_TYPE_Q4_1);                                                                           \
+    CASE(MOE_TYPE_Q5_0);                                                                           \
+    CASE(MOE_TYPE_Q5_1);                                                                           \
+    CASE(MOE_TYPE_Q4_K);                                                                           \
+    CASE(MOE_TYPE_Q5_K);                                                                           \
+    CASE(MOE_TYPE_Q6_K)
+
 /* Bytes of 32 columns of codes of a group. */
 static inline size_t moe_quant_unit_bytes(moe_quant_form form)
 {

@@ -382,14 +382,7 @@ void moe_matmul_bytes_avx2(const moe_matrix *w, int64_t group_begin, int64_t gro
     case type:                                                                                     \
         matmul(type, w, group_begin, group_end, x, rows, n_tokens, y, ldy);                        \
         break
-        CASE(MOE_TYPE_Q8_0);
-        CASE(MOE_TYPE_Q4_0);
-        CASE(MOE_TYPE_Q4_1);
-        CASE(MOE_TYPE_Q5_0);
-        CASE(MOE_TYPE_Q5_1);
-        CASE(MOE_TYPE_Q4_K);
-        CASE(MOE_TYPE_Q5_K);
-        CASE(MOE_TYPE_Q6_K);
+        MOE_QUANT_CASES(CASE);
 #undef CASE
     default:
         break;

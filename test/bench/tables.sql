@@ -68,13 +68,13 @@ SELECT threads, max(value) FILTER (WHERE work = 'read_gbs') AS read_gbs,
   FROM figure WHERE engine = 'machine' GROUP BY threads;
 
 -- Megabytes and megaoperations of one token (batch: of a step; first: of the whole model; embed: of a
--- text) and the figure that the machine would reach if nothing else took time.  Quantised weights are
--- multiplied with activations of 15 bits, so with two products of 8 bits each; attention and encoders
--- compute in float32.
+-- text) and the figure that the machine would reach if nothing else took time.  A prompt's products are
+-- counted as one of 8 bits, as K-quants take them; types with blocks of 32 take two.  Attention and
+-- encoders compute in float32.
 CREATE VIEW roofline AS
 SELECT engine, config, model, threads, work, value, mb, mop,
        CASE WHEN work ~ 'prefill' THEN
-                1e3 / (2 * token_mop / CASE config WHEN 'amx' THEN amx_gops ELSE vector_gops END +
+                1e3 / (token_mop / CASE config WHEN 'amx' THEN amx_gops ELSE vector_gops END +
                        (mop - token_mop) / float_gops)
             WHEN work = 'sql_embed_texts' THEN 1e3 * float_gops / mop
             WHEN work = 'first_ms' THEN mb / read_gbs
