@@ -146,7 +146,7 @@ static inline moe_status keep_logits(void *ud, int i, const float *logits, moe_e
 }
 
 /* Final hidden states and logits (either may be NULL) of all n tokens as one prompt, in chunks. */
-static inline void run_prompt(moe_model *model, const int32_t *ids, int n, int chunk,
+static inline void run_tokens(moe_model *model, const int32_t *ids, int n, int chunk, bool prompt,
                               float *logits, float *hidden)
 {
     const moe_forward forward = {&model->spec, &model->weights, model->device, NULL};
@@ -161,7 +161,7 @@ static inline void run_prompt(moe_model *model, const int32_t *ids, int n, int c
     for (int at = 0; at < n; at += chunk) {
         const int rows_now = n - at < chunk ? n - at : chunk;
         const moe_span span = {.row = 0, .n_rows = rows_now, .pos = at, .pages = pages};
-        const moe_step step = {.n_rows = rows_now, .n_prefill = rows_now, .tokens = tokens,
+        const moe_step step = {.n_rows = rows_now, .n_prefill = prompt ? rows_now : 0, .tokens = tokens,
                                .positions = positions, .spans = &span, .n_spans = 1,
                                .kv = model->kv};
         logits_sink sink = {logits == NULL ? NULL
@@ -182,6 +182,12 @@ static inline void run_prompt(moe_model *model, const int32_t *ids, int n, int c
     }
     for (int i = 0; i < n_pages; i++)
         moe_kv_cache_release(model->kv, pages[i]);
+}
+
+static inline void run_prompt(moe_model *model, const int32_t *ids, int n, int chunk,
+                              float *logits, float *hidden)
+{
+    run_tokens(model, ids, n, chunk, true, logits, hidden);
 }
 
 /* sum((a - b)^2) / sum(a^2), a the golden. */

@@ -2,8 +2,8 @@
  * The feed-forward sub-layer on the CPU: dense, or router and experts.
  *
  * Tokens are grouped by expert: every (token, rank) pair becomes a slot, slots are sorted by
- * expert, and the experts' products run as one parallel loop.  Three barriers make a layer: gate
- * and up; activation and quantisation; down.  Shared experts ride along in the same loops.  Outputs
+ * expert, and the experts' products run as one parallel loop.  Behind the router four loops make a
+ * layer: gate and up; activation; quantisation; down.  Shared experts ride along in the same loops.  Outputs
  * are combined per token in rank order, the shared experts first.
  */
 #include <string.h>

