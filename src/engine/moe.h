@@ -195,7 +195,8 @@ typedef enum moe_finish {
     MOE_FINISH_NONE,
     MOE_FINISH_STOP,
     MOE_FINISH_LENGTH,
-    MOE_FINISH_CONTEXT
+    MOE_FINISH_CONTEXT,
+    MOE_FINISH_ERROR /* see moe_seq_error */
 } moe_finish;
 
 typedef struct moe_token {
@@ -224,13 +225,15 @@ moe_status moe_scheduler_create(moe_model *model, const moe_scheduler_options *o
                                 moe_scheduler **out, moe_error *err);
 void moe_scheduler_free(moe_scheduler *scheduler); /* frees its sequences too */
 
-/* Queues a request.  MOE_ERR_TOO_LONG if the prompt can't fit; encoders cut it instead.  The sequence belongs to the
- * scheduler until moe_seq_free, which may come at any time between steps. */
+/* Queues a request.  MOE_ERR_TOO_LONG if the prompt can't fit; encoders cut it instead.  The
+ * sequence belongs to the scheduler until moe_seq_free, which may come at any time between steps.
+ */
 moe_status moe_scheduler_add(moe_scheduler *scheduler, const moe_request *request, moe_seq **out,
                              moe_error *err);
 void moe_seq_free(moe_seq *seq);
 
-/* One forward pass over the queued sequences.  *busy = false when nothing was left to do. */
+/* One forward pass over the queued sequences.  *busy = false when nothing was left to do.  What
+ * goes wrong with one sequence ends that one alone (moe_seq_error); an error here concerns all. */
 moe_status moe_scheduler_step(moe_scheduler *scheduler, bool *busy, moe_error *err);
 
 bool moe_seq_done(const moe_seq *seq);
@@ -240,6 +243,7 @@ bool moe_seq_next(moe_seq *seq, moe_token *token);
 const char *moe_seq_text(const moe_seq *seq, size_t *len);
 const float *moe_seq_embedding(const moe_seq *seq, int *n); /* NULL before it is done */
 moe_finish moe_seq_finish(const moe_seq *seq);
+const moe_error *moe_seq_error(const moe_seq *seq); /* NULL unless it failed */
 const moe_usage *moe_seq_usage(const moe_seq *seq);
 
 /* Counters that must be zero when nothing runs: a host's leak check. */

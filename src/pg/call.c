@@ -53,7 +53,7 @@ moe_call_begin(MoeCall *call, FunctionCallInfo fcinfo, int scope)
 /*
  * Queue a prompt
  */
-moe_seq *
+MoeSeq *
 moe_call_add(MoeCall *call, MoeRun *run, MoeTokens tokens, bool logprobs)
 {
 	moe_request request;

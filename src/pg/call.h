@@ -21,6 +21,6 @@ typedef struct MoeCall
 
 extern text *moe_text_arg(FunctionCallInfo fcinfo, int i);
 extern void moe_call_begin(MoeCall *call, FunctionCallInfo fcinfo, int scope);
-extern moe_seq *moe_call_add(MoeCall *call, MoeRun *run, MoeTokens tokens, bool logprobs);
+extern MoeSeq *moe_call_add(MoeCall *call, MoeRun *run, MoeTokens tokens, bool logprobs);
 
 #endif							/* MOE_CALL_H */

@@ -37,9 +37,9 @@ append_text(StringInfo buf, const char *s, size_t len)
  * The object that chat_full() returns
  */
 static Datum
-full_answer(const moe_seq *seq, const moe_reply *reply)
+full_answer(const MoeSeq *seq, const moe_reply *reply)
 {
-	const moe_usage *usage = moe_seq_usage(seq);
+	const moe_usage *usage = moe_run_usage(seq);
 	StringInfoData buf;
 
 	initStringInfo(&buf);
@@ -55,7 +55,7 @@ full_answer(const moe_seq *seq, const moe_reply *reply)
 					 (long long) usage->prompt_tokens, (long long) usage->cached_tokens,
 					 (long long) usage->generated_tokens,
 					 (long long) (usage->prompt_tokens + usage->generated_tokens),
-					 moe_seq_finish(seq) == MOE_FINISH_STOP ? "stop" : "length");
+					 moe_run_finish_reason(seq) == MOE_FINISH_STOP ? "stop" : "length");
 	return DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data));
 }
 
@@ -66,7 +66,7 @@ chat(FunctionCallInfo fcinfo, MoePromptType type, bool full)
 	MoeTokens	tokens;
 	bool		ends_in_think;
 	MoeRun	   *run;
-	moe_seq    *seq;
+	MoeSeq	   *seq;
 	const char *answer;
 	size_t		len;
 	moe_reply	reply;
@@ -81,7 +81,7 @@ chat(FunctionCallInfo fcinfo, MoePromptType type, bool full)
 	run = moe_run_begin(call.model);
 	seq = moe_call_add(&call, run, tokens, false);
 	moe_run_finish(run);
-	answer = moe_seq_text(seq, &len);
+	answer = moe_run_text(seq, &len);
 	moe_split_reasoning(answer, len, ends_in_think, &reply);
 	result = full ? full_answer(seq, &reply)
 		: PointerGetDatum(moe_text_from_utf8(reply.content, reply.content_len));

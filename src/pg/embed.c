@@ -69,7 +69,7 @@ tokens_of_text(const MoeOpenModel *model, const text *t, const text *kind,
 	return moe_tokens_of_text(model, prefix_of_kind(model, kind), t, flags);
 }
 
-static moe_seq *
+static MoeSeq *
 add_tokens(MoeRun *run, MoeTokens tokens)
 {
 	moe_request request = {0};
@@ -81,10 +81,10 @@ add_tokens(MoeRun *run, MoeTokens tokens)
 }
 
 static Datum
-array_of_embedding(const moe_seq *seq)
+array_of_embedding(const MoeSeq *seq)
 {
 	int			n = 0;
-	const float *v = moe_seq_embedding(seq, &n);
+	const float *v = moe_run_embedding(seq, &n);
 	Datum	   *elements;
 	ArrayType  *array;
 
@@ -102,7 +102,7 @@ static Datum
 embed_tokens(MoeOpenModel *model, MoeTokens tokens)
 {
 	MoeRun	   *run = moe_run_begin(model);
-	moe_seq    *seq = add_tokens(run, tokens);
+	MoeSeq	   *seq = add_tokens(run, tokens);
 	Datum		result;
 
 	moe_run_finish(run);
@@ -160,7 +160,7 @@ pg_moe_embed_batch(PG_FUNCTION_ARGS)
 	MoeOptions	options;
 	MoeOpenModel *model;
 	MoeRun	   *run;
-	moe_seq   **seqs;
+	MoeSeq	  **seqs;
 	Datum	   *texts;
 	bool	   *nulls;
 	int			n;
@@ -174,7 +174,7 @@ pg_moe_embed_batch(PG_FUNCTION_ARGS)
 	read_embed_options(&options, PG_ARGISNULL(3) ? NULL : PG_GETARG_JSONB_P(3));
 	model = moe_host_open(moe_model_require(moe_text_arg(fcinfo, 1)), false);
 	run = moe_run_begin(model);
-	seqs = palloc0(sizeof(moe_seq *) * (n + 1));
+	seqs = palloc0(sizeof(MoeSeq *) * (n + 1));
 	for (int i = 0; i < n; i++)
 	{
 		MoeTokens	tokens;

@@ -24,7 +24,7 @@ generate(FunctionCallInfo fcinfo, MoePromptType type)
 	MoeCall		call;
 	MoeTokens	tokens;
 	MoeRun	   *run;
-	moe_seq    *seq;
+	MoeSeq	   *seq;
 	const char *answer;
 	size_t		len;
 	text	   *result;
@@ -37,7 +37,7 @@ generate(FunctionCallInfo fcinfo, MoePromptType type)
 	run = moe_run_begin(call.model);
 	seq = moe_call_add(&call, run, tokens, false);
 	moe_run_finish(run);
-	answer = moe_seq_text(seq, &len);
+	answer = moe_run_text(seq, &len);
 	result = moe_text_from_utf8(answer, len);
 	moe_run_end(run);
 	PG_RETURN_TEXT_P(result);
@@ -72,7 +72,7 @@ pg_moe_generate_batch(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	MoeCall		call;
 	MoeRun	   *run;
-	moe_seq   **seqs;
+	MoeSeq	  **seqs;
 	Datum	   *prompts;
 	bool	   *nulls;
 	int			n;
@@ -85,7 +85,7 @@ pg_moe_generate_batch(PG_FUNCTION_ARGS)
 					  &prompts, &nulls, &n);
 	moe_call_begin(&call, fcinfo, MOE_SCOPE_GENERATE);
 	run = moe_run_begin(call.model);
-	seqs = palloc0(sizeof(moe_seq *) * (n + 1));
+	seqs = palloc0(sizeof(MoeSeq *) * (n + 1));
 	for (int i = 0; i < n; i++)
 	{
 		MoeTokens	tokens;
@@ -103,7 +103,7 @@ pg_moe_generate_batch(PG_FUNCTION_ARGS)
 		Datum		values[2];
 		bool		isnull[2] = {false, seqs[i] == NULL};
 		size_t		len = 0;
-		const char *answer = seqs[i] ? moe_seq_text(seqs[i], &len) : NULL;
+		const char *answer = seqs[i] ? moe_run_text(seqs[i], &len) : NULL;
 
 		values[0] = Int64GetDatum(i + 1);
 		values[1] = answer ? PointerGetDatum(moe_text_from_utf8(answer, len)) : (Datum) 0;

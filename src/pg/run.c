@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * run.c
- *	  A computation: a scheduler of the engine and its sequences.
+ *	  A computation: requests to one model that run together.
  *
  * A run lives in a memory context below the caller's.  When that is deleted,
  * by moe_run_end() or because an error, a closed cursor or a LIMIT ended the
@@ -19,6 +19,11 @@
 #include "run.h"
 #include "utils/memutils.h"
 
+struct MoeSeq
+{
+	moe_seq    *seq;			/* freed with the scheduler */
+};
+
 struct MoeRun
 {
 	dlist_node	node;			/* in runs */
@@ -26,7 +31,7 @@ struct MoeRun
 	MemoryContextCallback on_delete;
 	MoeOpenModel *model;
 	moe_scheduler *scheduler;	/* NULL once freed */
-	moe_seq   **seqs;
+	MoeSeq	  **seqs;
 	int			n_seqs,
 				max_seqs;
 	int			counted_upto;	/* sequences before this one are done and counted */
@@ -74,7 +79,7 @@ moe_run_begin(MoeOpenModel *model)
 	run->context = context;
 	run->model = model;
 	run->max_seqs = 8;
-	run->seqs = MemoryContextAlloc(context, sizeof(moe_seq *) * run->max_seqs);
+	run->seqs = MemoryContextAlloc(context, sizeof(MoeSeq *) * run->max_seqs);
 	run->on_delete.func = run_deleted;
 	run->on_delete.arg = run;
 	MemoryContextRegisterResetCallback(context, &run->on_delete);
@@ -89,18 +94,18 @@ moe_run_begin(MoeOpenModel *model)
 /*
  * Queue a request.  The sequence lives as long as the run.
  */
-moe_seq *
+MoeSeq *
 moe_run_add(MoeRun *run, const moe_request *request)
 {
-	moe_seq    *seq = NULL;
+	MoeSeq	   *seq = MemoryContextAllocZero(run->context, sizeof(MoeSeq));
 	moe_error	err = {0};
 
 	if (run->n_seqs == run->max_seqs)
 	{
 		run->max_seqs *= 2;
-		run->seqs = repalloc_huge(run->seqs, sizeof(moe_seq *) * run->max_seqs);
+		run->seqs = repalloc_huge(run->seqs, sizeof(MoeSeq *) * run->max_seqs);
 	}
-	moe_check(moe_scheduler_add(run->scheduler, request, &seq, &err), &err);
+	moe_check(moe_scheduler_add(run->scheduler, request, &seq->seq, &err), &err);
 	run->seqs[run->n_seqs++] = seq;
 	if (request->task == MOE_TASK_GENERATE)
 		run->requested += request->max_tokens;
@@ -108,9 +113,9 @@ moe_run_add(MoeRun *run, const moe_request *request)
 }
 
 static void
-add_usage(MoeRunTotals *sum, const moe_seq *seq)
+add_usage(MoeRunTotals *sum, const MoeSeq *seq)
 {
-	const moe_usage *usage = moe_seq_usage(seq);
+	const moe_usage *usage = moe_seq_usage(seq->seq);
 
 	sum->prompt_tokens += usage->prompt_tokens;
 	sum->cached_tokens += usage->cached_tokens;
@@ -126,7 +131,7 @@ count_tokens(MoeRun *run)
 	MoeRunTotals now;
 	int64		fresh;
 
-	while (run->counted_upto < run->n_seqs && moe_seq_done(run->seqs[run->counted_upto]))
+	while (run->counted_upto < run->n_seqs && moe_run_done(run->seqs[run->counted_upto]))
 		add_usage(&run->done, run->seqs[run->counted_upto++]);
 	now = run->done;
 	for (int i = run->counted_upto; i < run->n_seqs; i++)
@@ -156,6 +161,21 @@ check_budget(void)
 				 errmsg("statement needs more tokens than moe.max_tokens_per_query allows (%d)",
 						moe_max_tokens_per_query),
 				 errhint("Shorten the prompt or lower max_tokens.")));
+}
+
+/*
+ * Raise the error of a sequence that has failed, if there is one
+ */
+static void
+check_sequences(const MoeRun *run)
+{
+	for (int i = run->counted_upto; i < run->n_seqs; i++)
+	{
+		const moe_error *err = moe_seq_error(run->seqs[i]->seq);
+
+		if (err != NULL)
+			moe_throw(err, NULL);
+	}
 }
 
 /*
@@ -194,6 +214,7 @@ moe_run_step(MoeRun *run)
 	moe_check(moe_scheduler_step(run->scheduler, &busy, &err), &err);
 
 	error_context_stack = callback.previous;
+	check_sequences(run);
 	count_tokens(run);
 	check_budget();
 	return busy;
@@ -244,4 +265,63 @@ void
 moe_run_totals(MoeRunTotals *out)
 {
 	*out = totals;
+}
+
+/* ----------
+ * What a request has come to
+ * ----------
+ */
+
+/*
+ * Is it done?
+ */
+bool
+moe_run_done(const MoeSeq *seq)
+{
+	return moe_seq_done(seq->seq);
+}
+
+/*
+ * The next token that has not been taken; false if there is none at the moment
+ */
+bool
+moe_run_next(MoeSeq *seq, moe_token *token)
+{
+	return moe_seq_next(seq->seq, token);
+}
+
+/*
+ * The text so far
+ */
+const char *
+moe_run_text(const MoeSeq *seq, size_t *len)
+{
+	return moe_seq_text(seq->seq, len);
+}
+
+/*
+ * The embedding of n components, NULL before it is done
+ */
+const float *
+moe_run_embedding(const MoeSeq *seq, int *n)
+{
+	return moe_seq_embedding(seq->seq, n);
+}
+
+/*
+ * Why it ended
+ */
+moe_finish
+moe_run_finish_reason(const MoeSeq *seq)
+{
+	return moe_seq_finish(seq->seq);
+}
+
+/*
+ * Tokens and time
+ */
+const moe_usage *
+moe_run_usage(const MoeSeq *seq)
+{
+	return moe_seq_usage(seq->seq);
 }

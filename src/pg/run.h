@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * run.h
- *	  A computation: a scheduler of the engine and its sequences.
+ *	  A computation: requests to one model that run together.
  *
  *-------------------------------------------------------------------------
  */
@@ -11,6 +11,7 @@
 #include "host.h"
 
 typedef struct MoeRun MoeRun;
+typedef struct MoeSeq MoeSeq;	/* a request of a run; lives as long as the run */
 
 /* Tokens of this session since it began */
 typedef struct MoeRunTotals
@@ -21,12 +22,20 @@ typedef struct MoeRunTotals
 } MoeRunTotals;
 
 extern MoeRun *moe_run_begin(MoeOpenModel *model);
-extern moe_seq *moe_run_add(MoeRun *run, const moe_request *request);
+extern MoeSeq *moe_run_add(MoeRun *run, const moe_request *request);
 extern bool moe_run_step(MoeRun *run);
 extern void moe_run_finish(MoeRun *run);
 extern void moe_run_end(MoeRun *run);
 extern bool moe_runs_any(void);
 extern void moe_runs_abort_all(void);
 extern void moe_run_totals(MoeRunTotals *totals);
+
+/* What a request has come to; texts and vectors belong to the run */
+extern bool moe_run_done(const MoeSeq *seq);
+extern bool moe_run_next(MoeSeq *seq, moe_token *token);
+extern const char *moe_run_text(const MoeSeq *seq, size_t *len);
+extern const float *moe_run_embedding(const MoeSeq *seq, int *n);
+extern moe_finish moe_run_finish_reason(const MoeSeq *seq);
+extern const moe_usage *moe_run_usage(const MoeSeq *seq);
 
 #endif							/* MOE_RUN_H */

@@ -41,7 +41,7 @@ next_tokens(FunctionCallInfo fcinfo, MoePromptType type)
 	MoeOpenModel *model;
 	MoeTokens	tokens;
 	MoeRun	   *run;
-	moe_seq    *seq;
+	MoeSeq	   *seq;
 	moe_request request = {0};
 	moe_token	token;
 
@@ -66,7 +66,7 @@ next_tokens(FunctionCallInfo fcinfo, MoePromptType type)
 	run = moe_run_begin(model);
 	seq = moe_run_add(run, &request);
 	moe_run_finish(run);
-	for (int rank = 1; moe_seq_next(seq, &token); rank++)
+	for (int rank = 1; moe_run_next(seq, &token); rank++)
 	{
 		Datum		values[4] = {Int32GetDatum(rank), Int32GetDatum(token.id),
 		piece_datum(&token), Float4GetDatum(token.logprob)};
@@ -107,7 +107,7 @@ score(FunctionCallInfo fcinfo, MoeOpenModel *model, MoeTokens tokens, size_t fro
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	moe_request request = {0};
 	MoeRun	   *run;
-	moe_seq    *seq;
+	MoeSeq	   *seq;
 	moe_token	token;
 
 	/* The first token has nothing before it that could foretell it */
@@ -123,7 +123,7 @@ score(FunctionCallInfo fcinfo, MoeOpenModel *model, MoeTokens tokens, size_t fro
 	run = moe_run_begin(model);
 	seq = moe_run_add(run, &request);
 	moe_run_finish(run);
-	while (moe_seq_next(seq, &token))
+	while (moe_run_next(seq, &token))
 	{
 		Datum		values[5] = {Int32GetDatum((int32) token.position + 1), Int32GetDatum(token.id),
 			piece_datum(&token), Float4GetDatum(token.logprob),

@@ -31,7 +31,7 @@ MOE_FUNCTION(pg_moe_chat_stream_jsonb);
 typedef struct Stream
 {
 	MoeRun	   *run;			/* NULL: no prompt, no rows */
-	moe_seq    *seq;
+	MoeSeq	   *seq;
 } Stream;
 
 static Stream *
@@ -63,10 +63,10 @@ next_token(Stream *stream, moe_token *token)
 {
 	if (stream->run == NULL)
 		return false;
-	while (!moe_seq_next(stream->seq, token))
+	while (!moe_run_next(stream->seq, token))
 	{
-		if (moe_seq_done(stream->seq) || !moe_run_step(stream->run))
-			return moe_seq_next(stream->seq, token);
+		if (moe_run_done(stream->seq) || !moe_run_step(stream->run))
+			return moe_run_next(stream->seq, token);
 	}
 	return true;
 }

@@ -51,6 +51,7 @@ struct moe_seq {
     out_token *out;
     size_t n_out, cap_out, taken;
     moe_usage usage;
+    moe_error error; /* if finish says so */
 
     int span_rows; /* rows in the current step */
 };
@@ -201,7 +202,7 @@ static moe_status check_request(const moe_model *model, const moe_request *r, mo
     return MOE_OK;
 }
 
-/* Tokens of a prompt that are read: encoders cut what is too long, as sentence-transformers does. */
+/* Tokens of a prompt that are read: encoders cut what is too long. */
 static size_t tokens_read(const moe_model *model, const moe_request *r)
 {
     const size_t n_ctx = (size_t)model->info.n_ctx;
@@ -348,6 +349,13 @@ static void finish(moe_seq *seq, moe_finish why)
     release_pages(seq);
 }
 
+/* Ends a sequence that went wrong; the others go on. */
+static void fail(moe_seq *seq, const moe_error *err)
+{
+    seq->error = *err;
+    finish(seq, MOE_FINISH_ERROR);
+}
+
 /* Appends a token's bytes to the text.  Embedding tables are often padded: a row behind the
  * vocabulary's end has no text. */
 static moe_status append_piece(moe_seq *seq, int32_t id, bool show_special, moe_error *err)
@@ -420,11 +428,11 @@ static moe_status add_row(moe_seq *seq, out_token token, moe_error *err)
     return add_out(seq, token) ? MOE_OK : moe_fail_memory(err, seq->n_out * sizeof(out_token));
 }
 
-/* Takes the logits of one wanted row. */
-static moe_status take_logits(void *ud, int i, const float *logits, moe_error *err)
+/* What the logits of one wanted row mean for its sequence. */
+static moe_status use_logits(moe_scheduler *s, const wanted_logits *wanted, const float *logits,
+                             moe_error *err)
 {
-    moe_scheduler *s = ud;
-    moe_seq *seq = s->wanted[i].seq;
+    moe_seq *seq = wanted->seq;
     moe_model *model = s->model;
     const moe_kernels *kernels = model->engine->kernels;
     const int n_vocab = model->info.n_vocab;
@@ -446,7 +454,7 @@ static moe_status take_logits(void *ud, int i, const float *logits, moe_error *e
     if (status != MOE_OK)
         return status;
     if (r->task == MOE_TASK_SCORE) {
-        const int64_t position = s->wanted[i].position + 1;
+        const int64_t position = wanted->position + 1;
         const int32_t id = seq->ids.data[position];
 
         return add_row(seq,
@@ -469,6 +477,16 @@ static moe_status take_logits(void *ud, int i, const float *logits, moe_error *e
                         err);
         return status;
     }
+}
+
+static moe_status take_logits(void *ud, int i, const float *logits, moe_error *err)
+{
+    moe_scheduler *s = ud;
+    moe_seq *seq = s->wanted[i].seq;
+
+    if (seq->state != SEQ_DONE && use_logits(s, &s->wanted[i], logits, err) != MOE_OK)
+        fail(seq, err);
+    return MOE_OK;
 }
 
 /* --- steps
@@ -645,9 +663,10 @@ moe_status moe_scheduler_step(moe_scheduler *s, bool *busy, moe_error *err)
             seq->state = SEQ_DECODE;
         } else {
             if (seq->request.task == MOE_TASK_EMBED) {
-                status = moe_check_logits(seq->pooled, model->spec.n_embd, err);
-                if (status != MOE_OK)
-                    return status;
+                if (moe_check_logits(seq->pooled, model->spec.n_embd, err) != MOE_OK) {
+                    fail(seq, err);
+                    continue;
+                }
                 finish_embedding(seq);
             }
             finish(seq, MOE_FINISH_STOP);
@@ -686,12 +705,17 @@ const char *moe_seq_text(const moe_seq *seq, size_t *len)
 const float *moe_seq_embedding(const moe_seq *seq, int *n)
 {
     *n = seq->scheduler->model->spec.n_embd;
-    return seq->state == SEQ_DONE ? seq->pooled : NULL;
+    return seq->state == SEQ_DONE && seq->finish != MOE_FINISH_ERROR ? seq->pooled : NULL;
 }
 
 moe_finish moe_seq_finish(const moe_seq *seq)
 {
     return seq->finish;
+}
+
+const moe_error *moe_seq_error(const moe_seq *seq)
+{
+    return seq->finish == MOE_FINISH_ERROR ? &seq->error : NULL;
 }
 
 const moe_usage *moe_seq_usage(const moe_seq *seq)
