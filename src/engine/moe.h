@@ -245,6 +245,8 @@ const float *moe_seq_embedding(const moe_seq *seq, int *n); /* NULL before it is
 moe_finish moe_seq_finish(const moe_seq *seq);
 const moe_error *moe_seq_error(const moe_seq *seq); /* NULL unless it failed */
 const moe_usage *moe_seq_usage(const moe_seq *seq);
+/* Prompt tokens whose positions are in the cache by now, reused ones included. */
+size_t moe_seq_prompt_read(const moe_seq *seq);
 
 /* Counters that must be zero when nothing runs: a host's leak check. */
 typedef struct moe_counters {

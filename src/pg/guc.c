@@ -26,6 +26,7 @@ bool		moe_reproducible = true;
 int			moe_kv_cache_size = 1024;
 int			moe_weight_cache_size = -1;
 int			moe_max_tokens_per_query = 0;
+int			moe_max_backends = 0;
 
 /* Settings with one useful value so far; the enum rejects all others */
 static int	moe_device = 0;
@@ -121,6 +122,14 @@ moe_define_settings(void)
 							&moe_max_tokens_per_query,
 							0, 0, INT_MAX,
 							PGC_SUSET, 0,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("moe.max_backends",
+							"Number of backends that compute at the same time.",
+							"The others take turns with them; 0 means no limit.",
+							&moe_max_backends,
+							0, 0, INT_MAX,
+							PGC_SIGHUP, 0,
 							NULL, NULL, NULL);
 
 	DefineCustomEnumVariable("moe.device",

@@ -15,6 +15,7 @@ extern bool moe_reproducible;
 extern int	moe_kv_cache_size;	/* MB */
 extern int	moe_weight_cache_size;	/* MB, -1: no limit */
 extern int	moe_max_tokens_per_query;	/* 0: no limit */
+extern int	moe_max_backends;	/* 0: no limit */
 
 extern void moe_define_settings(void);
 extern const char *moe_isa_name(int isa);

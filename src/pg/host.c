@@ -29,6 +29,7 @@
 #include "host.h"
 #include "options.h"
 #include "run.h"
+#include "stats.h"
 #include "storage/ipc.h"
 #include "storage/procsignal.h"
 #include "utils/builtins.h"
@@ -397,7 +398,12 @@ moe_host_open(const MoeModelRow *row, bool text_only)
 	if (text_only)
 		status = moe_model_describe(path, &open_options, &model, &err);
 	else
+	{
+		MoeStat		stat = moe_stat_begin(row->name, MOE_STAT_LOAD, MOE_PHASE_LOADING);
+
 		status = moe_model_open(engine, path, &open_options, &model, &err);
+		moe_stat_end(stat);
+	}
 
 	dlist_push_head(&open_models, &m->node);
 	m->model = model;

@@ -15,6 +15,7 @@
 
 #include "compat.h"
 #include "guc.h"
+#include "shared_state.h"
 #include "weight_store.h"
 
 #ifdef PG_MODULE_MAGIC_EXT
@@ -30,4 +31,5 @@ _PG_init(void)
 {
 	moe_define_settings();
 	moe_store_request_shmem();
+	moe_shared_state_init();
 }

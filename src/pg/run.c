@@ -8,20 +8,28 @@
  * query, a callback frees the engine's objects and lets the model go.  Between
  * two steps of the engine interrupts are served and tokens are counted.
  *
+ * What a run counts goes to three places: the session's sums (moe.status), the limits
+ * of the statement and of its roles (budget.c), and what all may see (stats.c).
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "budget.h"
 #include "compat.h"
 #include "error.h"
+#include "gate.h"
 #include "guc.h"
+#include "portability/instr_time.h"
 #include "run.h"
+#include "stats.h"
 #include "utils/memutils.h"
 
 struct MoeSeq
 {
 	moe_seq    *seq;			/* freed with the scheduler */
+	int64		prompt_tokens;
 };
 
 struct MoeRun
@@ -38,6 +46,11 @@ struct MoeRun
 	MoeRunTotals counted;		/* what of this run is in totals */
 	MoeRunTotals done;			/* tokens of the sequences before counted_upto */
 	int64		requested;		/* sum of the sequences' max_tokens */
+	MoeBudgets	budgets;
+	MoeStat		stat;
+	MoeProgress progress;
+	int64		read_by_done;	/* prompt tokens of the sequences before counted_upto */
+	instr_time	computing;		/* time in steps */
 };
 
 static dlist_head runs = DLIST_STATIC_INIT(runs);
@@ -47,11 +60,39 @@ static MoeRunTotals totals;
 static TimestampTz budget_statement = 0;
 static int64 budget_used = 0;
 
+static void count_tokens(MoeRun *run);
+
+/*
+ * Add a run that ends to the totals of its model
+ */
+static void
+count_run(MoeRun *run)
+{
+	MoeStatTotals t = {0};
+
+	count_tokens(run);
+	t.requests = run->n_seqs;
+	for (int i = 0; i < run->n_seqs; i++)
+	{
+		if (moe_seq_error(run->seqs[i]->seq) != NULL)
+			t.errors++;
+		else if (!moe_run_done(run->seqs[i]))
+			t.cancelled++;
+	}
+	t.prompt_tokens = run->counted.prompt_tokens;
+	t.cached_tokens = run->counted.cached_tokens;
+	t.generated_tokens = run->counted.generated_tokens;
+	t.seconds = INSTR_TIME_GET_DOUBLE(run->computing);
+	moe_stat_count(run->model->name, &t);
+	moe_stat_end(run->stat);
+}
+
 static void
 free_engine_objects(MoeRun *run)
 {
 	if (run->scheduler == NULL)
 		return;
+	count_run(run);
 	moe_scheduler_free(run->scheduler);
 	run->scheduler = NULL;
 	run->model->users--;
@@ -80,6 +121,8 @@ moe_run_begin(MoeOpenModel *model)
 	run->model = model;
 	run->max_seqs = 8;
 	run->seqs = MemoryContextAlloc(context, sizeof(MoeSeq *) * run->max_seqs);
+	INSTR_TIME_SET_ZERO(run->computing);
+	moe_budgets_find(&run->budgets);
 	run->on_delete.func = run_deleted;
 	run->on_delete.arg = run;
 	MemoryContextRegisterResetCallback(context, &run->on_delete);
@@ -88,6 +131,7 @@ moe_run_begin(MoeOpenModel *model)
 	moe_check(moe_scheduler_create(model->model, &options, &run->scheduler, &err), &err);
 	model->users++;
 	dlist_push_head(&runs, &run->node);
+	run->stat = moe_stat_begin(model->name, MOE_STAT_GENERATE, MOE_PHASE_IDLE);
 	return run;
 }
 
@@ -100,6 +144,7 @@ moe_run_add(MoeRun *run, const moe_request *request)
 	MoeSeq	   *seq = MemoryContextAllocZero(run->context, sizeof(MoeSeq));
 	moe_error	err = {0};
 
+	moe_budgets_check(&run->budgets, request->n_prompt);
 	if (run->n_seqs == run->max_seqs)
 	{
 		run->max_seqs *= 2;
@@ -107,6 +152,10 @@ moe_run_add(MoeRun *run, const moe_request *request)
 	}
 	moe_check(moe_scheduler_add(run->scheduler, request, &seq->seq, &err), &err);
 	run->seqs[run->n_seqs++] = seq;
+	seq->prompt_tokens = request->n_prompt;
+	run->progress.task = (MoeTask) request->task;
+	run->progress.sequences = run->n_seqs;
+	run->progress.prompt_tokens += request->n_prompt;
 	if (request->task == MOE_TASK_GENERATE)
 		run->requested += request->max_tokens;
 	return seq;
@@ -132,10 +181,21 @@ count_tokens(MoeRun *run)
 	int64		fresh;
 
 	while (run->counted_upto < run->n_seqs && moe_run_done(run->seqs[run->counted_upto]))
+	{
+		run->read_by_done += run->seqs[run->counted_upto]->prompt_tokens;
 		add_usage(&run->done, run->seqs[run->counted_upto++]);
+	}
 	now = run->done;
+	run->progress.prompt_read = run->read_by_done;
 	for (int i = run->counted_upto; i < run->n_seqs; i++)
-		add_usage(&now, run->seqs[i]);
+	{
+		MoeSeq	   *seq = run->seqs[i];
+
+		add_usage(&now, seq);
+		run->progress.prompt_read += moe_run_done(seq)
+			? seq->prompt_tokens : (int64) moe_seq_prompt_read(seq->seq);
+	}
+	run->progress.generated_tokens = now.generated_tokens;
 
 	fresh = (now.prompt_tokens - run->counted.prompt_tokens) +
 		(now.generated_tokens - run->counted.generated_tokens);
@@ -150,10 +210,11 @@ count_tokens(MoeRun *run)
 		budget_used = 0;
 	}
 	budget_used += fresh;
+	moe_budgets_charge(&run->budgets, fresh);
 }
 
 static void
-check_budget(void)
+check_limits(const MoeRun *run)
 {
 	if (moe_max_tokens_per_query > 0 && budget_used > moe_max_tokens_per_query)
 		ereport(ERROR,
@@ -161,6 +222,7 @@ check_budget(void)
 				 errmsg("statement needs more tokens than moe.max_tokens_per_query allows (%d)",
 						moe_max_tokens_per_query),
 				 errhint("Shorten the prompt or lower max_tokens.")));
+	moe_budgets_check(&run->budgets, 0);
 }
 
 /*
@@ -196,12 +258,26 @@ cancelled_callback(void *arg)
 }
 
 /*
- * One step of the engine.  False if there was nothing left to do.
+ * Wait until it is our turn to compute
  */
-bool
-moe_run_step(MoeRun *run)
+static void
+wait_for_turn(MoeRun *run)
+{
+	if (!moe_gate_try_enter())
+	{
+		moe_stat_phase(run->stat, MOE_PHASE_WAITING);
+		moe_gate_wait();
+	}
+	moe_stat_progress(run->stat, &run->progress);
+}
+
+static bool
+step(MoeRun *run)
 {
 	ErrorContextCallback callback;
+	instr_time	start;
+	instr_time	end;
+	moe_status	status;
 	moe_error	err = {0};
 	bool		busy = false;
 
@@ -211,12 +287,32 @@ moe_run_step(MoeRun *run)
 	error_context_stack = &callback;
 
 	CHECK_FOR_INTERRUPTS();
-	moe_check(moe_scheduler_step(run->scheduler, &busy, &err), &err);
+	wait_for_turn(run);
+	INSTR_TIME_SET_CURRENT(start);
+	status = moe_scheduler_step(run->scheduler, &busy, &err);
+	INSTR_TIME_SET_CURRENT(end);
+	moe_gate_leave();
+	INSTR_TIME_ACCUM_DIFF(run->computing, end, start);
+	moe_check(status, &err);
 
 	error_context_stack = callback.previous;
 	check_sequences(run);
 	count_tokens(run);
-	check_budget();
+	if (busy)
+		check_limits(run);
+	return busy;
+}
+
+/*
+ * One step of the engine.  False if there was nothing left to do.
+ */
+bool
+moe_run_step(MoeRun *run)
+{
+	bool		busy = step(run);
+
+	moe_stat_progress(run->stat, &run->progress);
+	moe_stat_phase(run->stat, MOE_PHASE_IDLE);
 	return busy;
 }
 
@@ -226,7 +322,7 @@ moe_run_step(MoeRun *run)
 void
 moe_run_finish(MoeRun *run)
 {
-	while (moe_run_step(run))
+	while (step(run))
 		 /* go on */ ;
 }
 

@@ -722,3 +722,8 @@ const moe_usage *moe_seq_usage(const moe_seq *seq)
 {
     return &seq->usage;
 }
+
+size_t moe_seq_prompt_read(const moe_seq *seq)
+{
+    return seq->n_in_kv < seq->n_prompt ? seq->n_in_kv : seq->n_prompt;
+}
