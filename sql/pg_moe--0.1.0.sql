@@ -364,13 +364,15 @@ CREATE FUNCTION moe.get_status(
     OUT private_weight_bytes bigint,
     OUT schedulers bigint, OUT sequences bigint,
     OUT kv_pages_used bigint, OUT kv_pages_total bigint,
-    OUT prompt_tokens bigint, OUT cached_tokens bigint, OUT generated_tokens bigint)
+    OUT prompt_tokens bigint, OUT cached_tokens bigint, OUT generated_tokens bigint,
+    OUT computing_backends integer, OUT waiting_backends integer)
 RETURNS record
 AS 'MODULE_PATHNAME', 'pg_moe_status' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 
 /*
  * This session's engine, and the memory that all sessions share.  While no cursor
- * holds a stream, schedulers, sequences and kv_pages_used are 0.
+ * holds a stream, schedulers, sequences and kv_pages_used are 0.  The last two columns
+ * are the backends that compute and wait under moe.max_backends.
  */
 CREATE VIEW moe.status AS
 SELECT * FROM moe.get_status();

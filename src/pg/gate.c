@@ -161,3 +161,20 @@ moe_gate_exit(void)
 	}
 	moe_gate_leave();
 }
+
+/*
+ * How many backends are inside, and how many wait
+ */
+void
+moe_gate_counts(int *computing, int *waiting)
+{
+	MoeSharedState *s = moe_shared_state();
+
+	*computing = *waiting = 0;
+	if (s == NULL)
+		return;
+	LWLockAcquire(&s->gate_lock, LW_SHARED);
+	*computing = s->computing;
+	*waiting = s->waiting;
+	LWLockRelease(&s->gate_lock);
+}

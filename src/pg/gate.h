@@ -12,5 +12,6 @@ extern bool moe_gate_try_enter(void);
 extern void moe_gate_wait(void);
 extern void moe_gate_leave(void);
 extern void moe_gate_exit(void);
+extern void moe_gate_counts(int *computing, int *waiting);
 
 #endif							/* MOE_GATE_H */

@@ -53,6 +53,9 @@ struct MoeRun
 	instr_time	computing;		/* time in steps */
 };
 
+StaticAssertDecl((int) MOE_STAT_GENERATE == (int) MOE_TASK_GENERATE &&
+				 (int) MOE_STAT_NEXT == (int) MOE_TASK_NEXT, "tasks are numbered alike");
+
 static dlist_head runs = DLIST_STATIC_INIT(runs);
 static MoeRunTotals totals;
 

@@ -121,8 +121,8 @@ moe_stat_progress(MoeStat stat, const MoeProgress *progress)
 	pg_atomic_write_u64(&a->prompt_read, progress->prompt_read);
 	pg_atomic_write_u64(&a->prompt_tokens, progress->prompt_tokens);
 	pg_atomic_write_u64(&a->generated_tokens, progress->generated_tokens);
-	pg_atomic_write_u32(&a->phase, progress->prompt_read < progress->prompt_tokens
-						? MOE_PHASE_PROMPT : MOE_PHASE_DECODE);
+	pg_atomic_write_u32(&a->phase, progress->generated_tokens > 0
+						? MOE_PHASE_DECODE : MOE_PHASE_PROMPT);
 }
 
 static void

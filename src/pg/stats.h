@@ -15,8 +15,8 @@ typedef enum MoePhase
 {
 	MOE_PHASE_WAITING,			/* for its turn */
 	MOE_PHASE_LOADING,			/* weights */
-	MOE_PHASE_PROMPT,			/* reading it */
-	MOE_PHASE_DECODE,			/* generating tokens */
+	MOE_PHASE_PROMPT,			/* reading it, nothing generated yet */
+	MOE_PHASE_DECODE,			/* generating tokens; others' prompts may go along */
 	MOE_PHASE_IDLE				/* a cursor holds it and wants no row now */
 } MoePhase;
 

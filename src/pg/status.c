@@ -9,6 +9,7 @@
 
 #include "compat.h"
 #include "funcapi.h"
+#include "gate.h"
 #include "host.h"
 #include "run.h"
 #include "utils/builtins.h"
@@ -29,7 +30,8 @@ pg_moe_is_resident(PG_FUNCTION_ARGS)
 /*
  * moe.get_status() returns the one row of moe.status
  *
- * Everything is this session's, but for the shared memory.  While no cursor
+ * Everything is this session's, but for the shared memory and the backends that
+ * moe.max_backends has let in or keeps waiting.  While no cursor
  * holds a stream, schedulers, sequences and kv_pages_used are zero.
  */
 Datum
@@ -39,8 +41,10 @@ pg_moe_status(PG_FUNCTION_ARGS)
 	MoeHostStatus host;
 	MoeStoreUsage store;
 	MoeRunTotals totals;
-	Datum		values[16];
-	bool		nulls[16] = {0};
+	int			computing;
+	int			waiting;
+	Datum		values[18];
+	bool		nulls[18] = {0};
 	int			i = 0;
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
@@ -48,6 +52,7 @@ pg_moe_status(PG_FUNCTION_ARGS)
 	moe_host_status(&host);
 	moe_store_usage(&store);
 	moe_run_totals(&totals);
+	moe_gate_counts(&computing, &waiting);
 
 	values[i++] = CStringGetTextDatum("backend");
 	values[i++] = CStringGetTextDatum("cpu");
@@ -65,6 +70,8 @@ pg_moe_status(PG_FUNCTION_ARGS)
 	values[i++] = Int64GetDatum(totals.prompt_tokens);
 	values[i++] = Int64GetDatum(totals.cached_tokens);
 	values[i++] = Int64GetDatum(totals.generated_tokens);
+	values[i++] = Int32GetDatum(computing);
+	values[i++] = Int32GetDatum(waiting);
 	Assert(i == lengthof(values) && i == desc->natts);
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
 }
