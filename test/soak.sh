@@ -65,9 +65,9 @@ client() {
         if [ "$name" = soak ]; then local left=$((RANDOM % 40 + 1)); else local left=-1; fi
         while running && [ $alive = 1 ] && [ $left != 0 ]; do
             left=$((left - 1)) mark=$((mark + 1))
-            { statement && echo "ROLLBACK; \\echo mark $mark"; } >&"$in" 2>/dev/null || alive=0
+            { statement && echo "ROLLBACK; \\echo mark $mark"; } >&"$in" || alive=0
             while [ $alive = 1 ] && [ "${line:-}" != "mark $mark" ]; do read -r line <&"$out" || alive=0; done
-        done
+        done 2>/dev/null # the shell closes what belongs to a psql that has ended
         # What is left of a session at its end; one may also go with a stream open.
         if [ $alive = 1 ] && ! running; then
             echo "RESET statement_timeout; SELECT 'left ' || schedulers + sequences + kv_pages_used FROM moe.status;" >&"$in"

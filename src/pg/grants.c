@@ -198,7 +198,7 @@ moe_grant_to_registrar(const char *model)
 }
 
 /*
- * Delete the grants on a model that is dropped
+ * Delete the grants on a model that is dropped, or new
  */
 void
 moe_grants_remove(const char *model)
@@ -231,6 +231,7 @@ change_grant(FunctionCallInfo fcinfo, const char *function, bool grant)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("model and role must not be null"),
 				 errhint("For example moe.%s('mine', 'analysts'); 'public' stands for all roles.", function)));
+	moe_catalog_lock();			/* nobody may drop the model meanwhile */
 	row = moe_model_lookup(text_to_cstring(model));
 	if (row == NULL)
 		moe_throw_no_model(text_to_cstring(model));

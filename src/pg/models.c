@@ -245,6 +245,8 @@ pg_moe_load_model(PG_FUNCTION_ARGS)
 	describe_files(&row, &options);
 	if (existing)
 		moe_model_remove(row.name);
+	else
+		moe_grants_remove(row.name);
 	moe_model_insert(&row);
 	moe_grant_to_registrar(row.name);
 	PG_RETURN_VOID();

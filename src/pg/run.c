@@ -51,6 +51,8 @@ struct MoeRun
 	MoeProgress progress;
 	int64		read_by_done;	/* prompt tokens of the sequences before counted_upto */
 	instr_time	computing;		/* time in steps */
+	int			refused;		/* requests that could not be queued */
+	bool		failed;			/* a step went wrong */
 };
 
 StaticAssertDecl((int) MOE_STAT_GENERATE == (int) MOE_TASK_GENERATE &&
@@ -74,12 +76,15 @@ count_run(MoeRun *run)
 	MoeStatTotals t = {0};
 
 	count_tokens(run);
-	t.requests = run->n_seqs;
+	t.requests = run->n_seqs + run->refused;
+	t.errors = run->refused;
 	for (int i = 0; i < run->n_seqs; i++)
 	{
-		if (moe_seq_error(run->seqs[i]->seq) != NULL)
+		bool		done = moe_run_done(run->seqs[i]);
+
+		if (moe_seq_error(run->seqs[i]->seq) != NULL || (!done && run->failed))
 			t.errors++;
-		else if (!moe_run_done(run->seqs[i]))
+		else if (!done)
 			t.cancelled++;
 	}
 	t.prompt_tokens = run->counted.prompt_tokens;
@@ -146,6 +151,7 @@ moe_run_add(MoeRun *run, const moe_request *request)
 {
 	MoeSeq	   *seq = MemoryContextAllocZero(run->context, sizeof(MoeSeq));
 	moe_error	err = {0};
+	moe_status	status;
 
 	moe_budgets_check(&run->budgets, request->n_prompt);
 	if (run->n_seqs == run->max_seqs)
@@ -153,7 +159,10 @@ moe_run_add(MoeRun *run, const moe_request *request)
 		run->max_seqs *= 2;
 		run->seqs = repalloc_huge(run->seqs, sizeof(MoeSeq *) * run->max_seqs);
 	}
-	moe_check(moe_scheduler_add(run->scheduler, request, &seq->seq, &err), &err);
+	status = moe_scheduler_add(run->scheduler, request, &seq->seq, &err);
+	if (status != MOE_OK)
+		run->refused++;
+	moe_check(status, &err);
 	run->seqs[run->n_seqs++] = seq;
 	seq->prompt_tokens = request->n_prompt;
 	run->progress.task = (MoeTask) request->task;
@@ -296,6 +305,7 @@ step(MoeRun *run)
 	INSTR_TIME_SET_CURRENT(end);
 	moe_gate_leave();
 	INSTR_TIME_ACCUM_DIFF(run->computing, end, start);
+	run->failed = status != MOE_OK && status != MOE_ERR_CANCELLED;
 	moe_check(status, &err);
 
 	error_context_stack = callback.previous;

@@ -52,8 +52,9 @@ typedef struct MoeStatTotals
 } MoeStatTotals;
 
 /*
- * A live request's entry.  May be copied and used by another process: an entry
- * that has ended meanwhile is left alone.
+ * A live request's entry.  The session that asks begins, ends and counts a request;
+ * a process that computes for it may copy this and tell phase and progress.  An
+ * entry that has ended meanwhile is left alone.
  */
 typedef struct MoeStat
 {

@@ -106,6 +106,9 @@ COMMIT;
 SELECT count(*) FROM moe.stat_requests;
 SELECT database = current_database() AS database, model, requests, errors, cancelled, prompt_tokens > 0 AS prompt, cached_tokens, generated_tokens, seconds > 0 AS seconds, since <= clock_timestamp() AS since
   FROM moe.stat_models;
+-- what can't be computed is an error
+SELECT moe.generate(array_fill(1, '{2000}'), max_tokens => 1);
+SELECT requests, errors, cancelled FROM moe.stat_models;
 -- all may see what was done with a model they may use
 SET ROLE regress_moe_other;
 SELECT model, requests FROM moe.stat_models;

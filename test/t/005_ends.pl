@@ -134,7 +134,7 @@ sub limit_memory
 }
 SKIP:
 {
-	skip 'no prlimit', 6 if system('prlimit --version >/dev/null 2>&1') != 0;
+	skip 'no prlimit', 7 if system('prlimit --version >/dev/null 2>&1') != 0;
 
 	($session, $pid) = session();
 	$session->query_safe($generate);
@@ -144,6 +144,7 @@ SKIP:
 	is($session->query('SELECT 1'), '1', 'and the session goes on');
 	limit_memory($pid, -1);
 	is($session->query($clean), '0|0|0', 'nothing is left');
+	is($node->safe_psql('postgres', 'SELECT errors > 0 FROM moe.stat_models'), 't', 'the errors are counted');
 	is($session->query($generate), $answer, 'what fits is computed');
 	$session->quit;
 
