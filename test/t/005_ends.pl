@@ -11,6 +11,8 @@ my $generate = q{SELECT moe.generate('VACUUM reclaims', max_tokens => 4)};
 my $long = q{SELECT count(result) FROM moe.generate(array_fill('VACUUM reclaims'::text, ARRAY[2000]),
 	max_tokens => 900, options => '{"ignore_eos": true}')};
 my $long_prompt = q{SELECT count(result) FROM moe.embed(array_fill(repeat('word ', 400), ARRAY[5000]))};
+# Seventy megabytes of keys and values, but little else
+my $hungry = q{SELECT count(result) FROM moe.embed(array_fill(repeat('word ', 900), ARRAY[64]))};
 my $clean = q{SELECT schedulers, sequences, kv_pages_used FROM moe.status};
 my $stream = q{DECLARE s CURSOR FOR SELECT (moe.generate_stream('VACUUM reclaims')).seq};
 
@@ -139,7 +141,7 @@ SKIP:
 	($session, $pid) = session();
 	$session->query_safe($generate);
 	limit_memory($pid, 8);
-	$session->query($long_prompt);
+	$session->query($hungry);
 	like($session->{stderr}, qr/ERROR:  out of memory/, 'too little memory for a computation is an error');
 	is($session->query('SELECT 1'), '1', 'and the session goes on');
 	limit_memory($pid, -1);
