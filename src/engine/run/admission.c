@@ -5,7 +5,8 @@
  * counted once), so that a running one never has to be evicted.  Groups take turns, the
  * interactive ones before the bulk ones.  A quarter of places and pages is closed to bulk work, so
  * that somebody who asks while a bulk job runs gets in at once; only a single bulk sequence that
- * needs more may have it.  What does not fit is passed over by smaller ones of other groups, but
+ * needs more may have it.  Nobody gets in ahead of time: a group whose prompts fill a step waits
+ * until they have been read.  What does not fit is passed over by smaller ones of other groups, but
  * not for ever: once so many have passed it that all groups had their turn twice, the rest waits
  * until it fits.
  */
@@ -123,6 +124,12 @@ void moe_sequence_leave(moe_seq *seq)
 
 /* --- admission -------------------------------------------------------------------------------- */
 
+/* Has a flow somebody to let in? */
+static bool wants(const moe_scheduler *s, const moe_flow *flow)
+{
+    return flow->waiting.first != NULL && flow->n_ready < s->max_step_tokens;
+}
+
 typedef enum fit { FITS, NO_ROOM, NO_BULK_ROOM } fit;
 
 static fit fit_of(const moe_scheduler *s, const moe_seq *seq)
@@ -149,7 +156,7 @@ static moe_flow *overdue(const moe_scheduler *s, const moe_ring *ring)
     moe_flow *flow = ring->admit, *oldest = NULL;
 
     for (int i = 0; i < ring->n_flows; i++, flow = flow->next)
-        if (flow->waiting.first != NULL && s->n_admitted - flow->since > patience &&
+        if (wants(s, flow) && s->n_admitted - flow->since > patience &&
             (oldest == NULL || flow->since < oldest->since))
             oldest = flow;
     return oldest;
@@ -161,7 +168,7 @@ static moe_flow *next_that_fits(const moe_scheduler *s, const moe_ring *ring)
     moe_flow *flow = ring->admit;
 
     for (int i = 0; i < ring->n_flows; i++, flow = flow->next)
-        if (flow->waiting.first != NULL && fit_of(s, flow->waiting.first) == FITS)
+        if (wants(s, flow) && fit_of(s, flow->waiting.first) == FITS)
             return flow;
     return NULL;
 }
@@ -205,12 +212,29 @@ static void let_in(moe_scheduler *s, moe_flow *flow)
     }
     seq->usage.prompt_tokens = (int64_t)seq->n_prompt;
     moe_sequence_enter(seq, MOE_SEQ_PROMPT);
+    moe_sequence_look_ahead(seq);
+    flow->n_ready += (int64_t)seq->n_ready;
+}
+
+static void look_ahead_all(moe_ring *ring)
+{
+    moe_flow *flow = ring->admit;
+
+    for (int i = 0; i < ring->n_flows; i++, flow = flow->next) {
+        flow->n_ready = 0;
+        for (moe_seq *seq = flow->prompts.first; seq != NULL; seq = seq->next) {
+            moe_sequence_look_ahead(seq);
+            flow->n_ready += (int64_t)seq->n_ready;
+        }
+    }
 }
 
 moe_status moe_admit(moe_scheduler *s, moe_error *err)
 {
     moe_flow *flow;
 
+    look_ahead_all(&s->rings[0]);
+    look_ahead_all(&s->rings[1]);
     while (s->n_waiting > 0 && s->n_running < s->max_seqs && (flow = choose(s)) != NULL)
         let_in(s, flow);
     if (s->n_running > 0 || s->n_waiting == 0)

@@ -231,9 +231,8 @@ static moe_seq *other_writer(const moe_seq *seq, const moe_prefix_node *node)
     return writer != NULL && writer != seq && writer->scheduler == seq->scheduler ? writer : NULL;
 }
 
-/* Passes over what others have computed of a prompt, and finds out how many rows may come next:
- * up to the first page that somebody else computes or has computed. */
-static void look_ahead(moe_seq *seq)
+/* Rows may come up to the first page that somebody else computes or has computed. */
+void moe_sequence_look_ahead(moe_seq *seq)
 {
     const moe_kv_lease *lease = &seq->lease;
     int page = (int)(seq->n_in_kv / MOE_KV_PAGE), end;
@@ -266,15 +265,6 @@ static void look_ahead(moe_seq *seq)
         (end < lease->n_shared ? (size_t)end * MOE_KV_PAGE : seq->n_prompt) - seq->n_in_kv;
 }
 
-static void look_ahead_all(moe_ring *ring)
-{
-    moe_flow *flow = ring->deal;
-
-    for (int i = 0; i < ring->n_flows; i++, flow = flow->next)
-        for (moe_seq *seq = flow->prompts.first; seq != NULL; seq = seq->next)
-            look_ahead(seq);
-}
-
 /* An encoder sees its whole text at once. */
 static bool is_whole(const moe_scheduler *s)
 {
@@ -282,19 +272,25 @@ static bool is_whole(const moe_scheduler *s)
 }
 
 /* The next sequence that a flow would spend up to `room` rows on, and how many it can use; NULL if
- * there is none.  A text that must be read whole may be longer than `room` in an empty step, if it
- * may be `long_first`. */
+ * there is none.  *too_long tells of texts that must be read whole and are longer: they are passed
+ * over, or not (`in_order`); in a step of their own they may be longer than it. */
 static moe_seq *next_prompt(const moe_scheduler *s, const moe_flow *flow, int64_t room,
-                            bool long_first, int64_t *n)
+                            bool in_order, int64_t *n, bool *too_long)
 {
+    *too_long = false;
     for (moe_seq *seq = flow->prompts.first; seq != NULL; seq = seq->next) {
         moe_seq *target = seq;
 
         while (target->n_ready == 0)
             target = target->waits_for;
         *n = (int64_t)target->n_ready - target->span_rows;
-        if (*n > 0 && (*n <= room || !is_whole(s) || (long_first && s->n_spans == 0)))
+        if (*n <= 0)
+            continue;
+        if (*n <= room || !is_whole(s) || (s->n_spans == 0 && !in_order))
             return target;
+        *too_long = true;
+        if (in_order)
+            break;
     }
     return NULL;
 }
@@ -307,17 +303,24 @@ static void give_rows(moe_scheduler *s, moe_seq *seq, int64_t n)
     s->n_rows += (int)n;
 }
 
-/* Deals up to `room` rows to the flows of a ring; returns how many. */
-static int64_t deal_to(moe_scheduler *s, moe_ring *ring, int64_t room, bool long_first)
+/* Deals up to `room` rows to the flows of a ring; returns how many.  A flow that had nothing short
+ * enough has the first turn in the next step. */
+static int64_t deal_to(moe_scheduler *s, moe_ring *ring, int64_t room, bool in_order)
 {
+    moe_flow *put_off = NULL;
     int64_t left = room, n;
-    int idle = 0; /* flows in a row that had nothing to do */
+    int idle = 0; /* flows in a row that took nothing */
 
     while (left > 0 && idle < ring->n_flows) {
         moe_flow *flow = ring->deal;
-        moe_seq *seq = next_prompt(s, flow, left, long_first, &n);
+        bool too_long;
+        moe_seq *seq = next_prompt(s, flow, left, in_order, &n, &too_long);
 
         idle = seq == NULL ? idle + 1 : 0;
+        if (too_long && seq == NULL && put_off == NULL)
+            put_off = flow;
+        if (too_long && in_order)
+            break;
         if (seq != NULL && flow->deficit <= 0)
             flow->deficit += QUANTUM;
         if (seq != NULL && flow->deficit > 0) {
@@ -327,11 +330,13 @@ static int64_t deal_to(moe_scheduler *s, moe_ring *ring, int64_t room, bool long
             flow->deficit -= n;
             left -= n;
         }
-        if (seq == NULL && flow->deficit > 0)
-            flow->deficit = 0;
-        if (flow->deficit <= 0)
+        if (seq == NULL && !too_long)
+            flow->deficit = min_int(flow->deficit, 0);
+        if (seq == NULL || flow->deficit <= 0)
             ring->deal = flow->next;
     }
+    if (put_off != NULL)
+        ring->deal = put_off;
     return room - left;
 }
 
@@ -341,19 +346,17 @@ static void deal(moe_scheduler *s)
     moe_ring *interactive = &s->rings[0], *bulk = &s->rings[1];
     int64_t room = s->max_step_tokens - s->n_decode, longest = room, dealt;
 
-    look_ahead_all(interactive);
-    look_ahead_all(bulk);
     if (is_whole(s))
         longest = s->model->info.n_ctx;
     if (bulk->n_prompts > 0 && interactive->n_prompts > 0)
         s->bulk_credit = min_int(s->bulk_credit + (room + 7) / 8, longest);
     else
         s->bulk_credit = 0;
-    dealt = deal_to(s, bulk, s->bulk_credit, false);
+    dealt = deal_to(s, bulk, s->bulk_credit, true);
     s->bulk_credit -= dealt;
     room -= dealt;
-    room -= deal_to(s, interactive, room, true);
-    deal_to(s, bulk, room, true);
+    room -= deal_to(s, interactive, room, false);
+    deal_to(s, bulk, room, false);
 }
 
 /* Lays out the rows of a sequence, from its first position that is not in the cache. */

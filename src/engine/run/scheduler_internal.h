@@ -19,6 +19,7 @@ struct moe_flow {
     bool bulk;
     moe_seq_list waiting, prompts;
     int64_t deficit; /* rows that it may still take; negative: that it has had too many */
+    int64_t n_ready; /* rows that could be computed of those prompts, before dealing */
     int64_t since;   /* s->n_admitted when its first waiting sequence became the first */
 };
 
@@ -56,13 +57,17 @@ void moe_sequence_enter(moe_seq *seq, moe_seq_state state);
 /* Takes it out of its list. */
 void moe_sequence_leave(moe_seq *seq);
 
+/* Passes over what others have computed of a prompt, and finds out how many rows may come next. */
+void moe_sequence_look_ahead(moe_seq *seq);
+
 /* Puts it into the list of changed ones. */
 void moe_sequence_changed(moe_seq *seq);
 
 /* Gives a new sequence its flow; false if memory is short. */
 bool moe_join_flow(moe_scheduler *s, moe_seq *seq);
 
-/* Lets waiting sequences in, as far as there is room.  One for which memory fails ends with that
+/* Looks ahead in the prompts that are being read, then lets waiting sequences in, as far as there
+ * is room.  One for which memory fails ends with that
  * error; MOE_ERR_TOO_LONG if nothing runs and still nothing fits. */
 moe_status moe_admit(moe_scheduler *s, moe_error *err);
 
