@@ -391,6 +391,7 @@ moe_host_open(const MoeModelRow *row, bool text_only)
 	open_options.kv_type = moe_options_kv_type(&options);
 	open_options.quantize = moe_options_quantize(&options);
 	open_options.kv_bytes = (size_t) moe_kv_cache_size * 1024 * 1024;
+	open_options.kv_idle_bytes = open_options.kv_bytes / 8;
 	open_options.store = &moe_shared_store;
 	open_options.store_key = m->weights_key;
 	open_options.chat_template = options.chat_template;
