@@ -5,8 +5,11 @@
  *
  * A run lives in a memory context below the caller's.  When that is deleted,
  * by moe_run_end() or because an error, a closed cursor or a LIMIT ended the
- * query, a callback frees the engine's objects and lets the model go.  Between
+ * query, a callback frees what the host has of it and lets the model go.  Between
  * two steps of the engine interrupts are served and tokens are counted.
+ *
+ * The host is this backend if it has opened the model with its weights
+ * (run_local.c), else the shared engine (run_shared.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -16,29 +19,8 @@
 #include "compat.h"
 #include "error.h"
 #include "guc.h"
-#include "run.h"
+#include "run_host.h"
 #include "utils/memutils.h"
-
-struct MoeSeq
-{
-	moe_seq    *seq;			/* freed with the scheduler */
-};
-
-struct MoeRun
-{
-	dlist_node	node;			/* in runs */
-	MemoryContext context;
-	MemoryContextCallback on_delete;
-	MoeOpenModel *model;
-	moe_scheduler *scheduler;	/* NULL once freed */
-	MoeSeq	  **seqs;
-	int			n_seqs,
-				max_seqs;
-	int			counted_upto;	/* sequences before this one are done and counted */
-	MoeRunTotals counted;		/* what of this run is in totals */
-	MoeRunTotals done;			/* tokens of the sequences before counted_upto */
-	int64		requested;		/* sum of the sequences' max_tokens */
-};
 
 static dlist_head runs = DLIST_STATIC_INIT(runs);
 static MoeRunTotals totals;
@@ -48,12 +30,12 @@ static TimestampTz budget_statement = 0;
 static int64 budget_used = 0;
 
 static void
-free_engine_objects(MoeRun *run)
+free_run(MoeRun *run)
 {
-	if (run->scheduler == NULL)
+	if (!run->alive)
 		return;
-	moe_scheduler_free(run->scheduler);
-	run->scheduler = NULL;
+	run->alive = false;
+	run->host->free(run);
 	run->model->users--;
 	dlist_delete(&run->node);
 }
@@ -61,7 +43,7 @@ free_engine_objects(MoeRun *run)
 static void
 run_deleted(void *arg)
 {
-	free_engine_objects(arg);
+	free_run(arg);
 }
 
 /*
@@ -70,12 +52,12 @@ run_deleted(void *arg)
 MoeRun *
 moe_run_begin(MoeOpenModel *model)
 {
+	const MoeRunHost *host = model->text_only ? &moe_run_shared : &moe_run_local;
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "pg_moe run",
 												  ALLOCSET_SMALL_SIZES);
-	MoeRun	   *run = MemoryContextAllocZero(context, sizeof(MoeRun));
-	moe_scheduler_options options = {0};
-	moe_error	err = {0};
+	MoeRun	   *run = MemoryContextAllocZero(context, host->run_size);
 
+	run->host = host;
 	run->context = context;
 	run->model = model;
 	run->max_seqs = 8;
@@ -84,10 +66,10 @@ moe_run_begin(MoeOpenModel *model)
 	run->on_delete.arg = run;
 	MemoryContextRegisterResetCallback(context, &run->on_delete);
 
-	options.cancel = moe_cancel_by_interrupt;
-	moe_check(moe_scheduler_create(model->model, &options, &run->scheduler, &err), &err);
 	model->users++;
 	dlist_push_head(&runs, &run->node);
+	run->alive = true;
+	host->begin(run);
 	return run;
 }
 
@@ -97,15 +79,16 @@ moe_run_begin(MoeOpenModel *model)
 MoeSeq *
 moe_run_add(MoeRun *run, const moe_request *request)
 {
-	MoeSeq	   *seq = MemoryContextAllocZero(run->context, sizeof(MoeSeq));
-	moe_error	err = {0};
+	MoeSeq	   *seq = MemoryContextAllocZero(run->context, run->host->seq_size);
 
 	if (run->n_seqs == run->max_seqs)
 	{
 		run->max_seqs *= 2;
 		run->seqs = repalloc_huge(run->seqs, sizeof(MoeSeq *) * run->max_seqs);
 	}
-	moe_check(moe_scheduler_add(run->scheduler, request, &seq->seq, &err), &err);
+	seq->run = run;
+	seq->number = run->n_seqs;
+	run->host->add(run, seq, request);
 	run->seqs[run->n_seqs++] = seq;
 	if (request->task == MOE_TASK_GENERATE)
 		run->requested += request->max_tokens;
@@ -115,7 +98,7 @@ moe_run_add(MoeRun *run, const moe_request *request)
 static void
 add_usage(MoeRunTotals *sum, const MoeSeq *seq)
 {
-	const moe_usage *usage = moe_seq_usage(seq->seq);
+	const moe_usage *usage = moe_run_usage(seq);
 
 	sum->prompt_tokens += usage->prompt_tokens;
 	sum->cached_tokens += usage->cached_tokens;
@@ -171,7 +154,7 @@ check_sequences(const MoeRun *run)
 {
 	for (int i = run->counted_upto; i < run->n_seqs; i++)
 	{
-		const moe_error *err = moe_seq_error(run->seqs[i]->seq);
+		const moe_error *err = run->host->error(run->seqs[i]);
 
 		if (err != NULL)
 			moe_throw(err, NULL);
@@ -202,8 +185,7 @@ bool
 moe_run_step(MoeRun *run)
 {
 	ErrorContextCallback callback;
-	moe_error	err = {0};
-	bool		busy = false;
+	bool		busy;
 
 	callback.callback = cancelled_callback;
 	callback.arg = run;
@@ -211,7 +193,7 @@ moe_run_step(MoeRun *run)
 	error_context_stack = &callback;
 
 	CHECK_FOR_INTERRUPTS();
-	moe_check(moe_scheduler_step(run->scheduler, &busy, &err), &err);
+	busy = run->host->step(run);
 
 	error_context_stack = callback.previous;
 	check_sequences(run);
@@ -249,13 +231,13 @@ moe_runs_any(void)
 }
 
 /*
- * Free the engine's objects of all runs; the process exits
+ * Free what the hosts have of all runs; the process exits
  */
 void
 moe_runs_abort_all(void)
 {
 	while (!dlist_is_empty(&runs))
-		free_engine_objects(dlist_head_element(MoeRun, node, &runs));
+		free_run(dlist_head_element(MoeRun, node, &runs));
 }
 
 /*
@@ -278,7 +260,7 @@ moe_run_totals(MoeRunTotals *out)
 bool
 moe_run_done(const MoeSeq *seq)
 {
-	return moe_seq_done(seq->seq);
+	return seq->run->host->done(seq);
 }
 
 /*
@@ -287,7 +269,7 @@ moe_run_done(const MoeSeq *seq)
 bool
 moe_run_next(MoeSeq *seq, moe_token *token)
 {
-	return moe_seq_next(seq->seq, token);
+	return seq->run->host->next(seq, token);
 }
 
 /*
@@ -296,7 +278,7 @@ moe_run_next(MoeSeq *seq, moe_token *token)
 const char *
 moe_run_text(const MoeSeq *seq, size_t *len)
 {
-	return moe_seq_text(seq->seq, len);
+	return seq->run->host->text(seq, len);
 }
 
 /*
@@ -305,7 +287,7 @@ moe_run_text(const MoeSeq *seq, size_t *len)
 const float *
 moe_run_embedding(const MoeSeq *seq, int *n)
 {
-	return moe_seq_embedding(seq->seq, n);
+	return seq->run->host->embedding(seq, n);
 }
 
 /*
@@ -314,7 +296,7 @@ moe_run_embedding(const MoeSeq *seq, int *n)
 moe_finish
 moe_run_finish_reason(const MoeSeq *seq)
 {
-	return moe_seq_finish(seq->seq);
+	return seq->run->host->finish(seq);
 }
 
 /*
@@ -323,5 +305,5 @@ moe_run_finish_reason(const MoeSeq *seq)
 const moe_usage *
 moe_run_usage(const MoeSeq *seq)
 {
-	return moe_seq_usage(seq->seq);
+	return seq->run->host->usage(seq);
 }
