@@ -40,8 +40,11 @@
 
 #define RESTART_SECONDS 1
 
-/* Requests of one run that are taken into the scheduler; more wait in the channel */
-#define MAX_TAKEN 256
+/*
+ * Requests of one run that are taken into the scheduler; more wait in the
+ * channel, so that one run leaves room in a step for others
+ */
+#define MAX_TAKEN 48
 
 /* Results of a run go in messages of about this size */
 #define EVENTS_SIZE 8192

@@ -73,28 +73,6 @@ moe_run_begin(MoeOpenModel *model)
 	return run;
 }
 
-/*
- * Queue a request.  The sequence lives as long as the run.
- */
-MoeSeq *
-moe_run_add(MoeRun *run, const moe_request *request)
-{
-	MoeSeq	   *seq = MemoryContextAllocZero(run->context, run->host->seq_size);
-
-	if (run->n_seqs == run->max_seqs)
-	{
-		run->max_seqs *= 2;
-		run->seqs = repalloc_huge(run->seqs, sizeof(MoeSeq *) * run->max_seqs);
-	}
-	seq->run = run;
-	seq->number = run->n_seqs;
-	run->host->add(run, seq, request);
-	run->seqs[run->n_seqs++] = seq;
-	if (request->task == MOE_TASK_GENERATE)
-		run->requested += request->max_tokens;
-	return seq;
-}
-
 static void
 add_usage(MoeRunTotals *sum, const MoeSeq *seq)
 {
@@ -178,6 +156,42 @@ cancelled_callback(void *arg)
 					 (long long) run->counted.generated_tokens, (long long) run->requested);
 }
 
+static void
+push_callback(MoeRun *run, ErrorContextCallback *callback)
+{
+	callback->callback = cancelled_callback;
+	callback->arg = run;
+	callback->previous = error_context_stack;
+	error_context_stack = callback;
+}
+
+/*
+ * Queue a request.  The sequence lives as long as the run.
+ */
+MoeSeq *
+moe_run_add(MoeRun *run, const moe_request *request)
+{
+	MoeSeq	   *seq = MemoryContextAllocZero(run->context, run->host->seq_size);
+	ErrorContextCallback callback;
+
+	if (run->n_seqs == run->max_seqs)
+	{
+		run->max_seqs *= 2;
+		run->seqs = repalloc_huge(run->seqs, sizeof(MoeSeq *) * run->max_seqs);
+	}
+	seq->run = run;
+	seq->number = run->n_seqs;
+
+	push_callback(run, &callback);
+	run->host->add(run, seq, request);
+	error_context_stack = callback.previous;
+
+	run->seqs[run->n_seqs++] = seq;
+	if (request->task == MOE_TASK_GENERATE)
+		run->requested += request->max_tokens;
+	return seq;
+}
+
 /*
  * One step of the engine.  False if there was nothing left to do.
  */
@@ -187,15 +201,11 @@ moe_run_step(MoeRun *run)
 	ErrorContextCallback callback;
 	bool		busy;
 
-	callback.callback = cancelled_callback;
-	callback.arg = run;
-	callback.previous = error_context_stack;
-	error_context_stack = &callback;
-
+	push_callback(run, &callback);
 	CHECK_FOR_INTERRUPTS();
 	busy = run->host->step(run);
-
 	error_context_stack = callback.previous;
+
 	check_sequences(run);
 	count_tokens(run);
 	check_budget();
