@@ -138,7 +138,7 @@ check 'sessions end with nothing in their hands' "$(sort -u "$work/left" | tr '\
 check 'no request is left' "$(sql 'SELECT count(*) FROM moe.stat_requests')" 0
 check 'nothing is in use' "$(sql "SELECT string_agg(key || ' ' || value, ', ')
     FROM jsonb_each_text((SELECT to_jsonb(s) FROM moe.status AS s))
-   WHERE key ~ '^(schedulers|sequences|kv_pages_used|computing|waiting|queue)|pin' AND value <> '0'")" ''
+   WHERE key ~ '^(schedulers|sequences|kv_pages_used|computing|waiting|requests|queue)|pin' AND value <> '0'")" ''
 check 'the weights are those of the beginning' "$(sql 'SELECT shared_weight_blocks, shared_weight_bytes FROM moe.status')" "$blocks"
 check 'the model answers' "$(sql "SELECT moe.chat('What is 12 + 30?')")" 42
 check 'no process has crashed' "$(grep -cE 'PANIC|was terminated by signal|server process .* exited with' "$CLUSTER/data/../server.log")" 0
