@@ -365,14 +365,16 @@ CREATE FUNCTION moe.get_status(
     OUT schedulers bigint, OUT sequences bigint,
     OUT kv_pages_used bigint, OUT kv_pages_total bigint,
     OUT prompt_tokens bigint, OUT cached_tokens bigint, OUT generated_tokens bigint,
+    OUT worker_pid integer, OUT requests_running integer, OUT requests_waiting integer,
     OUT computing_backends integer, OUT waiting_backends integer)
 RETURNS record
 AS 'MODULE_PATHNAME', 'pg_moe_status' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 
 /*
- * This session's engine, and the memory that all sessions share.  While no cursor
- * holds a stream, schedulers, sequences and kv_pages_used are 0.  The last two columns
- * are the backends that compute and wait under moe.max_backends.
+ * The engine that computes for this session, its own or the shared one, and the memory
+ * that all sessions share.  Token counts are the session's.  While nothing is computed
+ * and no cursor holds a stream, schedulers, sequences and kv_pages_used are 0.  The last
+ * two columns are the backends that compute and wait under moe.max_backends.
  */
 CREATE VIEW moe.status AS
 SELECT * FROM moe.get_status();

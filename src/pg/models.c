@@ -244,7 +244,10 @@ pg_moe_load_model(PG_FUNCTION_ARGS)
 
 	describe_files(&row, &options);
 	if (existing)
+	{
 		moe_model_remove(row.name);
+		moe_engine_forget_models();
+	}
 	else
 		moe_grants_remove(row.name);
 	moe_model_insert(&row);
@@ -280,6 +283,7 @@ pg_moe_drop_model(PG_FUNCTION_ARGS)
 	moe_model_remove(name);
 	moe_grants_remove(name);
 	moe_host_close(name);
+	moe_engine_forget_models();
 	if (!moe_weights_in_use(row->weights_key))
 		moe_store_drop(row->weights_key);
 	PG_RETURN_VOID();
