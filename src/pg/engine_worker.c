@@ -163,6 +163,8 @@ free_engine(void)
 
 /*
  * Act upon what has changed: settings, and models that were dropped or replaced
+ *
+ * An engine with models in use stays as it is until they are not.
  */
 static void
 follow_changes(void)
@@ -183,6 +185,9 @@ follow_changes(void)
 		free_engine();
 }
 
+/*
+ * Make sure that there is an engine
+ */
 static moe_status
 ensure_engine(moe_error *err)
 {

@@ -257,7 +257,7 @@ my $two = q{BEGIN;
 	DECLARE t CURSOR FOR SELECT (moe.generate_stream('An index')).seq;
 	FETCH 1 FROM s; FETCH 1 FROM t;};
 ($ret, $out, $err) = $node->psql('postgres', "\\set VERBOSITY verbose\n$two $generate");
-like($err, qr/ERROR:  53000: too many requests for the shared engine\nDETAIL:.*\nHINT:  Try again/,
+like($err, qr/ERROR:  53400: too many requests for the shared engine\nDETAIL:.*\nHINT:  Try again/,
 	'moe.max_requests is a limit');
 is($node->safe_psql('postgres', "$two CLOSE s; $generate"), "1\n1\n$answer", 'that counts what is open');
 is($node->safe_psql('postgres', q{SET moe.host = 'auto'; SELECT host FROM moe.status}), 'shared', 'auto takes the worker');
