@@ -5,8 +5,7 @@
 #
 # needs pg_moe installed.  Each client generates 64 tokens from a prompt of its own.  The two ways take
 # turns, ROUNDS (3) times, and medians are compared.  Every text must equal what the backend
-# host gives for it.  Environment: CLIENTS (8), TOKENS (64), ROUNDS, THREADS (of the engine; 0: all), LOCK (a
-# file to lock while time is measured).
+# host gives for it.  Environment: CLIENTS (8), TOKENS (64), ROUNDS, THREADS (of the engine; 0: all).
 set -euo pipefail
 
 bin=$("${PG_CONFIG:-pg_config}" --bindir)
@@ -28,13 +27,11 @@ generate() { # CLIENT
     echo "moe.generate(ARRAY[5 + $1, 17, 100 + $1, 42, 3 * $1 + 7, 250, 8, 99], 'bench', $tokens," \
         "options => '{\"ignore_eos\": true, \"show_special\": true}')"
 }
-seconds() ( # COMMAND...
-    exec 9>"${LOCK:-/dev/null}"
-    flock 9
-    from=$EPOCHREALTIME
+seconds() { # COMMAND...
+    local from=$EPOCHREALTIME
     "$@" >/dev/null
     echo "$EPOCHREALTIME $from" | awk '{ print $1 - $2 }'
-)
+}
 script=$CLUSTER/client.sql
 echo "INSERT INTO answers VALUES (:n + :client_id, $(generate '(:n + :client_id)'));" >"$script"
 pgbench() { "$bin/pgbench" -n -t 1 -f "$script" "$@" 2>&1; }
