@@ -365,6 +365,7 @@ moe_host_open_options(moe_model_options *options, const MoeModelSpec *spec)
 	options->kv_type = spec->kv_type;
 	options->quantize = spec->quantize;
 	options->kv_bytes = (size_t) moe_kv_cache_size * 1024 * 1024;
+	options->kv_idle_bytes = options->kv_bytes / 8;
 	options->store = &moe_shared_store;
 	options->store_key = spec->weights_key;
 	options->cancel = moe_cancel_by_interrupt;
