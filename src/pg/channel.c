@@ -19,8 +19,8 @@
  * The engine never waits for a session: it sends and receives what can be
  * sent and received at once.  The session waits for its latch, serving
  * interrupts, and receives while it waits to send, since the engine takes up
- * no more requests than it can give answers to.  When the engine's process ends, its queues are detached and
- * the owners of all slots are woken.
+ * no more requests than it can give answers to.  When the engine's process
+ * ends, its queues are detached and the owners of all slots are woken.
  *
  * LOCKING: control->lock guards slots and status.  It is held for a few
  * instructions.
@@ -359,7 +359,7 @@ take_slot(MoeChannel *channel, bool announce)
 		SetLatch(latch);
 	if (channel->slot < 0)
 		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("too many requests for the shared engine"),
 				 errdetail("It works on %d of them, as moe.max_requests allows.", control->n_slots),
 				 errhint("Try again when some are done, or raise moe.max_requests.")));

@@ -26,7 +26,7 @@ typedef struct MoeEngineStatus
 	int			threads;		/* 0 before its first request */
 	int			open_models;
 	char		weights[MOE_ENGINE_MODELS][MOE_WEIGHTS_KEY_SIZE];	/* of these; "" if none */
-	int			requests_running;	/* have been part of a step and are not done */
+	int			requests_running;
 	int			requests_waiting;
 	moe_counters counters;		/* summed up over the open models */
 } MoeEngineStatus;

@@ -77,7 +77,7 @@ moe_wait_event_gate(void)
 #endif
 }
 
-/* Wait event shown while a backend waits for the shared engine, and by that while it has no work */
+/* Wait event of a backend that waits for the shared engine, and of that while it has no work */
 static inline uint32
 moe_wait_event_engine(void)
 {

@@ -41,10 +41,10 @@
 #define RESTART_SECONDS 1
 
 /*
- * Requests of one run that are taken into the scheduler; more wait in the
- * channel, so that one run leaves room in a step for others
+ * Requests of one run that are taken into the scheduler, which fills its steps
+ * with them; more wait in the channel, so that runs take turns
  */
-#define MAX_TAKEN 48
+#define MAX_TAKEN 64
 
 /* Results of a run go in messages of about this size */
 #define EVENTS_SIZE 8192
@@ -163,6 +163,8 @@ free_engine(void)
 
 /*
  * Act upon what has changed: settings, and models that were dropped or replaced
+ *
+ * An engine with models in use stays as it is until they are not.
  */
 static void
 follow_changes(void)
@@ -183,6 +185,9 @@ follow_changes(void)
 		free_engine();
 }
 
+/*
+ * Make sure that there is an engine
+ */
 static moe_status
 ensure_engine(moe_error *err)
 {
@@ -255,6 +260,7 @@ open_model(const MoeModelSpec *spec, const char *path, SharedModel **out, moe_er
 	m = MemoryContextAllocZero(worker_context, sizeof(SharedModel));
 	m->spec = *spec;
 	moe_host_open_options(&options, &m->spec);
+	options.kv_idle_bytes = options.kv_bytes / 2;	/* it serves all sessions */
 	status = moe_model_open(engine, path, &options, &m->model, err);
 	if (status != MOE_OK)
 	{
@@ -646,33 +652,6 @@ step_models(void)
  * ----------
  */
 
-/*
- * Count the requests that have been part of a step, and the others
- */
-static void
-count_requests(MoeEngineStatus *status)
-{
-	dlist_iter	session_iter;
-
-	dlist_foreach(session_iter, &sessions)
-	{
-		Session    *s = dlist_container(Session, node, session_iter.cur);
-		dlist_iter	iter;
-
-		dlist_foreach(iter, &s->jobs)
-		{
-			Job		   *job = dlist_container(Job, node, iter.cur);
-
-			if (job->seq == NULL || moe_seq_done(job->seq))
-				continue;
-			if (moe_seq_usage(job->seq)->steps > 0)
-				status->requests_running++;
-			else
-				status->requests_waiting++;
-		}
-	}
-}
-
 static void
 publish_status(void)
 {
@@ -700,8 +679,9 @@ publish_status(void)
 		status.counters.sequences += c.sequences;
 		status.counters.kv_pages_used += c.kv_pages_used;
 		status.counters.kv_pages_total += c.kv_pages_total;
+		status.requests_running += c.running;
+		status.requests_waiting += c.waiting;
 	}
-	count_requests(&status);
 	moe_engine_publish(&status);
 }
 

@@ -366,6 +366,7 @@ moe_host_open_options(moe_model_options *options, const MoeModelSpec *spec)
 	options->kv_type = spec->kv_type;
 	options->quantize = spec->quantize;
 	options->kv_bytes = (size_t) moe_kv_cache_size * 1024 * 1024;
+	options->kv_idle_bytes = options->kv_bytes / 8;
 	options->store = &moe_shared_store;
 	options->store_key = spec->weights_key;
 	options->cancel = moe_cancel_by_interrupt;
@@ -453,7 +454,6 @@ open_model(const MoeModelRow *row, const char *path, const char *stamp, const ch
 	m->spec.quantize = moe_options_quantize(&options);
 
 	moe_host_open_options(&open_options, &m->spec);
-	open_options.kv_idle_bytes = open_options.kv_bytes / 8;
 	open_options.chat_template = options.chat_template;
 	if (text_only)
 		status = moe_model_describe(path, &open_options, &model, &err);

@@ -11,6 +11,7 @@
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
 #include "run_host.h"
 #include "utils/memutils.h"
 #include "wire.h"
@@ -153,9 +154,12 @@ shared_add(MoeRun *base, MoeSeq *seq, const moe_request *request)
 {
 	SharedRun  *run = (SharedRun *) base;
 
+	moe_request mine = *request;
+
+	mine.group = GetUserId();	/* roles get equal shares */
 	((SharedSeq *) seq)->generates = request->task == MOE_TASK_GENERATE;
 	resetStringInfo(&run->message);
-	moe_wire_add(&run->message, seq->number, request);
+	moe_wire_add(&run->message, seq->number, &mine);
 	send_message(run);
 }
 
