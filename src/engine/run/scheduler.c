@@ -18,7 +18,7 @@
 #include "../model_internal.h"
 #include "forward.h"
 
-enum { DEFAULT_STEP_TOKENS = 512, DEFAULT_SEQS = 64 };
+enum { DEFAULT_STEP_TOKENS = 512, DEFAULT_SEQS = 64, ENCODER_STEP_TOKENS = 2048 /* per thread */ };
 
 typedef enum seq_state { SEQ_WAITING, SEQ_PROMPT, SEQ_DECODE, SEQ_DONE } seq_state;
 
@@ -115,6 +115,10 @@ moe_status moe_scheduler_create(moe_model *model, const moe_scheduler_options *o
     s->model = model;
     s->max_step_tokens = DEFAULT_STEP_TOKENS;
     s->max_seqs = DEFAULT_SEQS;
+    if (!model->spec.causal) { /* all threads have enough texts, and end at about the same time */
+        s->max_step_tokens = ENCODER_STEP_TOKENS * moe_pool_threads(model->engine->pool);
+        s->max_seqs = s->max_step_tokens;
+    }
     if (options != NULL) {
         s->cancel = options->cancel;
         if (options->max_step_tokens > 0)
@@ -215,6 +219,8 @@ static size_t positions_needed(const moe_model *model, const moe_request *r)
 {
     size_t n = tokens_read(model, r);
 
+    if (!model->spec.causal)
+        return 0; /* an encoder keeps nothing */
     if (r->task == MOE_TASK_GENERATE && r->max_tokens > 0)
         n += (size_t)r->max_tokens - 1; /* the last token is not read again */
     return n < (size_t)model->info.n_ctx ? n : (size_t)model->info.n_ctx;
@@ -257,7 +263,7 @@ moe_status moe_scheduler_add(moe_scheduler *s, const moe_request *request, moe_s
     seq->request.prompt = NULL;
     seq->n_prompt = tokens_read(model, request);
     seq->request.n_prompt = seq->n_prompt;
-    seq->pages = malloc(sizeof(int32_t) * (size_t)n_pages);
+    seq->pages = malloc(sizeof(int32_t) * ((size_t)n_pages + 1));
     ok = seq->pages != NULL;
     for (size_t i = 0; ok && i + 1 < seq->n_prompt; i++)
         ok = moe_ids_add(&seq->ids, request->prompt[i]);
