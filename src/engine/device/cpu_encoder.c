@@ -21,9 +21,10 @@
 #include "cpu_device.h"
 
 enum {
-    BLOCK_TOKENS = 128,    /* about so many: weights are read once per block */
-    MIN_BLOCK_TOKENS = 48, /* below, products are too inefficient */
-    MIDDLE_COLUMNS = 256,  /* of the feed-forward network's middle at a time */
+    BLOCK_TOKENS = 128,      /* about so many: weights are read once per block */
+    FAST_BLOCK_TOKENS = 256, /* where products take so little time that reading them shows */
+    MIN_BLOCK_TOKENS = 48,   /* below, products are inefficient */
+    MIDDLE_COLUMNS = 256,    /* of the feed-forward network's middle at a time */
 };
 
 /* Consecutive texts of a step. */
@@ -143,6 +144,8 @@ static moe_status cut(cpu_device *d, const moe_step *step, moe_error *err)
 {
     cpu_encoder *e = d->encoder;
     const int threads = moe_pool_threads(d->pool);
+    const bool is_float = moe_act_form_of(d->weights->layers[0][MOE_UP].type) == MOE_ACT_F32;
+    const int most = is_float ? BLOCK_TOKENS : FAST_BLOCK_TOKENS;
     int target = step->n_rows / (4 * threads);
 
     if (step->n_spans > e->max_blocks) {
@@ -153,9 +156,7 @@ static moe_status cut(cpu_device *d, const moe_step *step, moe_error *err)
             return moe_fail_memory(err, sizeof(*e->blocks) * (size_t)step->n_spans);
         e->max_blocks = step->n_spans;
     }
-    target = target > BLOCK_TOKENS       ? BLOCK_TOKENS
-             : target < MIN_BLOCK_TOKENS ? MIN_BLOCK_TOKENS
-                                         : target;
+    target = target > most ? most : target < MIN_BLOCK_TOKENS ? MIN_BLOCK_TOKENS : target;
     e->n_blocks = 0;
     for (int i = 0; i < step->n_spans; i++) {
         const moe_span *span = &step->spans[i];
