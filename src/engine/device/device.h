@@ -56,6 +56,9 @@ typedef struct moe_device_ops {
     void (*feed_forward)(moe_device *d, const moe_step *step, int layer, moe_buffer src);
     /* X += A * residual_scale. */
     void (*residual)(moe_device *d, const moe_step *step);
+    /* All of an encoder's pass, up to the pooled sums, instead of the operations above and pool; H
+     * holds the final states. False if it was cancelled. */
+    bool (*encode)(moe_device *d, const moe_step *step, const moe_cancel *cancel);
     /* Adds the rows of H that count to each span's pooled sum, in row order. */
     void (*pool)(moe_device *d, const moe_step *step);
     /* Logits of n rows of H, (n, n_vocab) in host memory that lives until the next call. n <=

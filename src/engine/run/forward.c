@@ -35,6 +35,13 @@ static moe_status run(const moe_forward *f, const moe_step *step, const int32_t 
     const moe_device_ops *ops = f->device->ops;
     const moe_slot *slots = f->weights->global;
 
+    if (!f->spec->causal) {
+        if (!ops->encode(f->device, step, f->cancel))
+            return moe_fail(err, MOE_ERR_CANCELLED, "cancelled");
+        if (f->computed != NULL)
+            f->computed(ud);
+        return MOE_OK;
+    }
     ops->embed(f->device, step);
     if (slots[MOE_EMBD_NORM].present)
         ops->norm(f->device, step, &slots[MOE_EMBD_NORM], &slots[MOE_EMBD_NORM_BIAS], MOE_BUF_X,
