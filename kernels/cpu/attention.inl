@@ -174,10 +174,12 @@ static void chunk_scores(const attn_call *call, int query, int n)
     }
 }
 
-/* Turns the raw scores of a query into exp(score - m), in place; gives m and the sum. */
+/* Turns the raw scores of a query into exp(score - m), in place; gives m and the sum.  Only the
+ * first and the last vector can hold masked positions. */
 static void probabilities(float *scores, int first, int end, float scale, float *m, float *l)
 {
     const v16 factor = v16_set1(scale);
+    const int begin = first / 16 * 16;
     v16 largest = v16_set1(-INFINITY), sum = v16_zero();
 
     if (first >= end) {
@@ -185,17 +187,19 @@ static void probabilities(float *scores, int first, int end, float scale, float 
         *l = 0.0f;
         return;
     }
-    for (int t = first / 16 * 16; t < end; t += 16) {
+    for (int t = begin; t < end; t += 16) {
         v16 s = v16_mul(v16_load(scores + t), factor);
-        s = v16_keep(s, first - t, end - t, -INFINITY);
+        if (t < first || t + 16 > end)
+            s = v16_keep(s, first - t, end - t, -INFINITY);
         largest = v16_max(largest, s);
         v16_store(scores + t, s);
     }
     *m = v16_largest(largest);
     largest = v16_set1(*m);
-    for (int t = first / 16 * 16; t < end; t += 16) {
-        v16 p = v16_exp(v16_sub(v16_load(scores + t), largest));
-        p = v16_keep(p, first - t, end - t, 0.0f);
+    for (int t = begin; t < end; t += 16) {
+        v16 p = v16_exp_falling(v16_sub(v16_load(scores + t), largest));
+        if (t < first || t + 16 > end)
+            p = v16_keep(p, first - t, end - t, 0.0f);
         sum = v16_add(sum, p);
         v16_store(scores + t, p);
     }
@@ -213,6 +217,8 @@ static void outputs_over(const attn_call *call, int query, const float *p, int n
                     .last_lanes = left < 16 ? left : 16};
     int stop;
 
+    if (begin >= end)
+        return;
     job.from = job.to;
     job.ld_from = job.ld_to;
     for (int t = begin; t < end; t = stop) {

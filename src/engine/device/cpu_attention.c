@@ -16,7 +16,7 @@
 
 #include "cpu_device.h"
 
-enum { PAGES_PER_BLOCK = MOE_ATTN_BLOCK / MOE_KV_PAGE, TILE_QUERIES = 64 };
+enum { PAGES_PER_BLOCK = MOE_ATTN_BLOCK / MOE_KV_PAGE, TILE_QUERIES = 256 };
 
 typedef struct attention_job {
     cpu_device *d;
