@@ -121,6 +121,13 @@ is_deeply([ map { scalar $sessions[ $_ - 1 ]->query($ask->($_)) } 1 .. 8 ], \@so
 $_->quit foreach @sessions;
 ok($node->poll_query_until('postgres', $clean), 'nothing is left');
 
+# a prompt that begins as another session's did is read from where it differs
+my $begins = q{SELECT (usage->>'prompt_tokens')::int > 300, (usage->>'cached_tokens')::int FROM
+	(SELECT moe.chat_full(repeat('A table is a table. ', 100) || '%s', max_tokens => 2)->'usage' AS usage) AS u};
+is($node->safe_psql('postgres', sprintf($begins, 'What is an index?')), 't|0', 'a prompt is read');
+like($node->safe_psql('postgres', sprintf($begins, 'What is a view?')), qr/^t\|[1-9]\d\d/,
+	'and its beginning is there for the next session');
+
 # two models, one of which is dropped
 my $pocket = $node->safe_psql('postgres',
 	q{SELECT setting || '/pg_moe/pocket-q8_0.gguf' FROM pg_config WHERE name = 'SHAREDIR'});
