@@ -19,7 +19,7 @@
 #include "quant_chunk_avx512.h"
 
 #define TILE_TOKENS 16
-#define MIN_TOKENS 8  /* below, a tile is too empty */
+#define MIN_TOKENS 11 /* below, a tile is too empty */
 #define LEAD 2        /* tile products whose sums are stored ahead of their use */
 #define SUM_BUFFERS 4 /* at least LEAD + 1 */
 

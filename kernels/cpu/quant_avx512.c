@@ -23,6 +23,7 @@
 
 #define TILE_TOKENS 12 /* tokens whose sums are in registers together */
 #define FEW_TOKENS 5   /* up to so many tokens the codes are widened in registers */
+#define TURN_GROUPS 16 /* groups that two halves of tokens pass over in turns */
 #define PREFETCH_BYTES 4096
 #define STRETCH_CHUNKS 32 /* chunks whose terms are prepared together for few tokens */
 
@@ -462,6 +463,22 @@ void moe_matmul_quant_avx512(const moe_matrix *w, int64_t group_begin, int64_t g
                              const moe_activations *x, const int32_t *rows, int64_t n_tokens,
                              float *y, int64_t ldy)
 {
+    /* Somewhat more than few go in two halves over some groups at a time, which the second half
+     * finds in the cache. */
+    if (n_tokens > FEW_TOKENS && n_tokens <= 2 * FEW_TOKENS) {
+        const int64_t half = (n_tokens + 1) / 2;
+        int32_t list[2 * FEW_TOKENS];
+
+        for (int64_t t = 0; t < n_tokens; t++)
+            list[t] = rows ? rows[t] : (int32_t)t;
+        for (int64_t g = group_begin, end; g < group_end; g = end) {
+            end = g + TURN_GROUPS < group_end ? g + TURN_GROUPS : group_end;
+            moe_matmul_quant_avx512(w, g, end, x, list, half, y, ldy);
+            moe_matmul_quant_avx512(w, g, end, x, list + half, n_tokens - half, y + half * ldy,
+                                    ldy);
+        }
+        return;
+    }
     switch (w->type) {
 #define CASE(type)                                                                                 \
     case type:                                                                                     \
