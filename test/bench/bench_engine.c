@@ -146,8 +146,8 @@ static void print_needs(const moe_model *model)
                 continue;
             if (!of_expert)
                 dense += (double)slot->n_mats * (double)slot->mat_stride;
-            else if (s == MOE_EXPERT_UP) /* an expert's matrices lie side by side: one stride */
-                expert += (double)slot->mat_stride;
+            else if (s == MOE_EXPERT_UP)
+                expert += (double)w->units[slot->unit].bytes;
             if (!slot->is_vector)
                 per_prompt_token += 2.0 * (double)(of_expert ? n_used : slot->n_mats) *
                                     (double)slot->n_rows * (double)slot->n_cols;

@@ -19,8 +19,9 @@ typedef struct moe_forward {
 typedef moe_status (*moe_logits_fn)(void *ud, int i, const float *logits, moe_error *err);
 
 /* Runs a step through all layers, adds final states to the spans' pooled sums, then gives the
- * logits of the n_out rows to fn, in order.  Errors: MOE_ERR_MEMORY, MOE_ERR_CANCELLED (the KV
- * cache then holds garbage only at the step's own positions), or what fn returned. */
+ * logits of the n_out rows to fn, in order.  Errors: MOE_ERR_MEMORY, MOE_ERR_CANCELLED, those
+ * of reading weights, or what fn returned; the KV cache then holds garbage only at the step's own
+ * positions. */
 moe_status moe_forward_run(const moe_forward *f, const moe_step *step, const int32_t *rows,
                            int n_out, moe_logits_fn fn, void *ud, moe_error *err);
 
