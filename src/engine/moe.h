@@ -65,8 +65,8 @@ typedef struct moe_model moe_model;
 
 /* Where packed weights live: in an arena per key, which the processes of the host share and which
  * holds the units of one model (moe_arena_stats).  acquire finds or makes it, 4096-byte aligned, of
- * `least` to `most` bytes, the more the better.  *fresh = true: it is new and zeroed; the caller
- * prepares it and calls ready; all others who ask for the key wait meanwhile.  release when the
+ * `least` to `most` bytes, the more the better.  *fresh = true: it is new; the caller prepares it
+ * and calls ready; all others who ask for the key wait meanwhile.  release when the
  * model is closed.  A NULL store means private memory. */
 typedef struct moe_weight_store {
     moe_status (*acquire)(void *ud, const char *key, size_t least, size_t most, void **arena,

@@ -29,6 +29,7 @@
 #include "host.h"
 #include "options.h"
 #include "run.h"
+#include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/procsignal.h"
 #include "utils/builtins.h"
@@ -96,6 +97,8 @@ close_model(MoeOpenModel *m)
 {
 	dlist_delete(&m->node);
 	moe_model_close(m->model);
+	for (int i = 0; i < m->n_descriptors; i++)
+		ReleaseExternalFD();
 	pfree(m->name);
 	pfree(m->path);
 	pfree(m->digest);
@@ -361,6 +364,7 @@ moe_host_open(const MoeModelRow *row, bool text_only)
 
 		pfree(m->stamp);
 		m->stamp = copy;
+		moe_model_accept_files(m->model);
 		return m;
 	}
 
@@ -401,6 +405,9 @@ moe_host_open(const MoeModelRow *row, bool text_only)
 
 	dlist_push_head(&open_models, &m->node);
 	m->model = model;
+	m->n_descriptors = status == MOE_OK ? moe_model_descriptors(model) : 0;
+	for (int i = 0; i < m->n_descriptors; i++)
+		ReserveExternalFD();
 	if (status != MOE_OK)
 	{
 		m->model = NULL;

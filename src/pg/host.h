@@ -27,6 +27,7 @@ typedef struct MoeOpenModel
 	int			kv_cache_size;	/* moe.kv_cache_size when it was opened */
 	bool		text_only;		/* without weights: only text functions work */
 	int			users;			/* runs that hold it */
+	int			n_descriptors;	/* files that it keeps open */
 	moe_model  *model;
 } MoeOpenModel;
 

@@ -57,7 +57,7 @@ struct moe_cache_header {
     uint64_t size; /* of all units */
     int32_t n_units, n_dense, n_layers, n_frames;
     uint64_t frame_bytes;
-    uint64_t units_at, visits_at, owners_at, frames_at; /* from the arena's start */
+    uint64_t units_at, visits_at, owners_at, dense_at, frames_at; /* from the arena's start */
 
     _Alignas(LINE) atomic_uint lock; /* 0 free, 1 held, 2 held and somebody sleeps */
     int32_t hand;                    /* the rest of this line: under the lock */
@@ -128,7 +128,7 @@ static bool lay_out(const moe_weights *w, moe_cache_header *h)
     h->owners_at = at;
     if (!add_rounded(&at, (size_t)(w->n_units - w->n_dense), sizeof(int32_t), PAGE))
         return false;
-    h->frames_at = at; /* the dense units' places come first */
+    h->dense_at = at;
     for (int32_t u = 0; u < w->n_dense; u++)
         if (!moe_add(at, w->units[u].bytes, &at))
             return false;
@@ -185,13 +185,14 @@ void moe_cache_prepare(const moe_weights *w, void *arena, size_t size)
     size_t place;
 
     lay_out(w, h);
+    memset((char *)arena + sizeof *h, 0, h->dense_at - sizeof *h);
     c = view_of(arena);
     if (n_experts > 0) {
         const size_t n = (size - h->frames_at) / h->frame_bytes;
 
         h->n_frames = n < (size_t)n_experts ? (int32_t)n : n_experts;
     }
-    place = (h->owners_at + (size_t)n_experts * sizeof(int32_t) + PAGE - 1) & ~(size_t)(PAGE - 1);
+    place = h->dense_at;
     for (int32_t u = 0; u < w->n_units; u++) {
         moe_cache_unit *unit = &c.units[u];
 

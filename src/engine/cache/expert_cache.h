@@ -33,7 +33,7 @@ typedef struct moe_expert_cache {
 /* Bytes of an arena for these weights with that many frames; SIZE_MAX if beyond all bounds. */
 size_t moe_cache_bytes(const moe_weights *w, int32_t n_frames);
 
-/* Makes a cache in an arena of `size` bytes (4096-byte aligned, zeroed), which must be at least
+/* Makes a cache in an arena of `size` bytes (4096-byte aligned), which must be at least
  * moe_cache_bytes(w, 1), or (w, 0) for a model without experts.  As many frames as fit, at most one
  * per expert. */
 void moe_cache_prepare(const moe_weights *w, void *arena, size_t size);
