@@ -346,7 +346,7 @@ static void work(void *arena, watch *watch, uint32_t seed, int rounds) {
 
   if (!moe_cache_attach(&cache, &w, arena))
     atomic_fetch_add(&watch->wrong, 1);
-  for (int r = 0; r < rounds; r++) {
+  for (int r = 0; r < ROUNDS; r++) {
     int32_t units[4];
     char *addresses[4];
     int n = 0;
@@ -395,8 +395,6 @@ typedef struct start {
   uint32_t seed;
 } start;
 
-enum { USERS = 4, ROUNDS = 3000 };
-
 static void *thread_main(void *arg) {
   const start *s = arg;
 
@@ -415,7 +413,7 @@ static void threads_share_an_arena(void **state) {
   (void)state;
   make_cache(&w, 7, &arena, &size); /* fewer than all want at a time */
   for (int i = 0; i < USERS; i++) {
-    starts[i] = (start){arena, watch, (uint32_t)i + 1};
+    starts[i] = (start){&w, arena, watch, (uint32_t)i + 1};
     assert_int_equal(pthread_create(&threads[i], NULL, thread_main, &starts[i]),
                      0);
   }
