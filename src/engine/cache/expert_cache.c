@@ -495,8 +495,7 @@ bool moe_cache_resident(const moe_expert_cache *cache, int32_t u)
     return atomic_load_explicit(&cache->units[u].state, memory_order_relaxed) & RESIDENT;
 }
 
-/* --- what the host may ask ---------------------------------------------------------------------
- */
+/* --- what the host may ask -------------------------------------------------------------------- */
 
 void moe_arena_stats_of(const void *arena, moe_arena_stats *out)
 {

@@ -75,6 +75,6 @@ bool moe_cache_resident(const moe_expert_cache *cache, int32_t unit);
 /* True if a frame can be had without evicting anything. */
 bool moe_cache_has_room(const moe_expert_cache *cache);
 
-/* --- what the host may ask an arena, also without weights: moe.h --------------------------------- */
+/* --- what the host may ask an arena, also without weights: moe.h ----------------------------- */
 
 #endif

@@ -69,7 +69,7 @@ struct moe_loader {
 
 typedef struct moe_loader loader;
 
-/* --- tasks ---------------------------------------------------------------------------------- */
+/* --- tasks ----------------------------------------------------------------------------------- */
 
 static moe_status load_vector(const loader *ld, const moe_slot *slot, float *dst, moe_error *err)
 {
@@ -348,7 +348,7 @@ static moe_status run_task(const loader *ld, int64_t task, char *buffer, moe_err
     return load_chunk(ld, job, task, buffer, err);
 }
 
-/* --- threads -------------------------------------------------------------------------------- */
+/* --- threads --------------------------------------------------------------------------------- */
 
 /* Keeps the first error of all threads. */
 static void give_up(loader *ld, const moe_error *err)
@@ -390,7 +390,7 @@ static void run_tasks(void *arg, int64_t begin, int64_t end, int thread)
             give_up(ld, &err);
 }
 
-/* --- runs ----------------------------------------------------------------------------------- */
+/* --- runs ------------------------------------------------------------------------------------ */
 
 /* Bytes of buffer that the tasks of a slot need. */
 static size_t task_bytes(const moe_slot *slot)
