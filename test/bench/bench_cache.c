@@ -2,7 +2,7 @@
  * Measures the expert cache: its hit rate against the best possible one, and what a smaller cache
  * costs.  One line of JSON per measurement.
  *
- *   bench_cache [-t threads] [-n tokens] [-w work,work] [-f text file] MODEL
+ *   bench_cache [-t threads] [-n tokens] [-w work,work] [-k skew] [-f text file] MODEL
  *
  * policy   routing recorded while the model generates -n tokens behind each line of -f, and made-up
  *          routings, replayed on the cache with room for an eighth to three quarters of the experts.
@@ -12,8 +12,8 @@
  *          can be done without knowing the future where tokens choose independently of each other
  * speed    decoding with room for all experts down to an eighth: hits, decode_tps, and the
  *          megabytes read per token.  The model's files should be in the page cache.
- *          skew is added to the routers' selection biases, where the model has them: that of an
- *          expert is -skew times its rank in some order, from 0 to 1
+ *          -k skew (0) is taken from the routers' selection biases, where the model has them: from
+ *          that of an expert as many times as its rank in some order, from 0 to 1, says
  * overhead ns_per_expert: processor time that pinning, counting and unpinning a resident expert takes
  */
 #include "../../src/engine/model_internal.h"
@@ -450,19 +450,21 @@ static char *read_text(const char *path)
 int main(int argc, char **argv)
 {
     int n_threads = 1, n_tokens = 48, opt;
+    double skew = 0;
     const char *works = "policy,speed,overhead", *text = NULL;
-    while ((opt = getopt(argc, argv, "t:n:w:f:")) != -1) {
+    while ((opt = getopt(argc, argv, "t:n:w:k:f:")) != -1) {
         switch (opt) {
         case 't': n_threads = atoi(optarg); break;
         case 'n': n_tokens = atoi(optarg); break;
         case 'w': works = optarg; break;
+        case 'k': skew = atof(optarg); break;
         case 'f': text = optarg; break;
         default: optind = argc;
         }
     }
     if (optind != argc - 1 || n_threads < 0 || n_tokens < 1) {
         fprintf(stderr, "usage: bench_cache [-t threads] [-n tokens] [-w work,work] [-f text file] "
-                        "MODEL\nwork: policy, speed, overhead\n");
+                        "[-k skew]\n       MODEL\nwork: policy, speed, overhead\n");
         return 2;
     }
     const char *path = argv[optind];
@@ -484,9 +486,8 @@ int main(int argc, char **argv)
     if (strstr(works, "overhead"))
         measure_overhead(engine, path);
     if (strstr(works, "speed"))
-        for (int k = 0; k < 3; k++)
-            for (int i = 0; i < LENGTH(speed_shares); i++)
-                measure_speed(engine, path, speed_shares[i], k * 0.25, n_tokens);
+        for (int i = 0; i < LENGTH(speed_shares); i++)
+            measure_speed(engine, path, speed_shares[i], skew, n_tokens);
     moe_engine_free(engine);
     return 0;
 }

@@ -109,6 +109,19 @@ huge_pages = try
 	is($node->safe_psql('postgres', $generate), $answer, 'with the same answers');
 }
 
+# a backend that dies with pins in main shared memory
+{
+	$node->append_conf('postgresql.conf', 'restart_after_crash = on');
+	$node->reload;
+	my $victim = $node->background_psql('postgres', on_error_stop => 0);
+	my $pid = $victim->query_safe('SELECT pg_backend_pid()');
+	$victim->query_safe(q{BEGIN; DECLARE s CURSOR FOR SELECT moe.generate_stream('VACUUM reclaims'); MOVE 2 FROM s});
+	kill 'KILL', $pid;
+	eval { $victim->quit };
+	ok($node->poll_query_until('postgres', 'SELECT true'), 'the server restarts after a crash');
+	is($node->safe_psql('postgres', $generate), $answer, 'and the cache is made anew');
+}
+
 # a file of usage that is not one
 my ($usage) = glob($node->data_dir . '/pg_stat/pg_moe.*');
 ok(defined $usage, 'usage is kept in a file');
