@@ -341,20 +341,21 @@ GRANT SELECT ON moe.status TO PUBLIC;
 CREATE FUNCTION moe.get_weight_cache(
     OUT weights_key text, OUT shared boolean, OUT sessions integer, OUT memory bigint,
     OUT units integer, OUT resident integer, OUT bytes bigint, OUT resident_bytes bigint,
-    OUT hits bigint, OUT misses bigint, OUT evictions bigint)
+    OUT pinned integer, OUT hits bigint, OUT misses bigint, OUT evictions bigint)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'pg_moe_weight_cache' LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 10;
 
 /*
  * The models whose weights are in memory.  A unit is an expert of a layer, the rest of
  * a layer, or what belongs to no layer; resident are those that have been loaded,
- * which happens when they are first used.  hits counts experts that a step found
+ * which happens when they are first used; pinned are experts that are being computed
+ * with, none while nothing runs.  hits counts experts that a step found
  * there, misses those that it had to load or wait for, evictions those that made room.
  * sessions have the model open; null if the memory is this session's own.
  */
 CREATE VIEW moe.weight_cache AS
 SELECT c.name AS model, w.shared, w.sessions, w.memory, w.units, w.resident, w.bytes,
-       w.resident_bytes, w.hits, w.misses, w.evictions
+       w.resident_bytes, w.pinned, w.hits, w.misses, w.evictions
   FROM moe.model_catalog AS c
   JOIN moe.get_weight_cache() AS w ON w.weights_key OPERATOR(pg_catalog.=) c.weights_key;
 GRANT SELECT ON moe.weight_cache TO PUBLIC;

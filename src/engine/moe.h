@@ -140,7 +140,8 @@ typedef struct moe_arena_stats {
     int n_units, n_resident;
     size_t bytes, resident_bytes; /* of all units, of those */
     int64_t hits, misses, loads, evictions;
-    int pins; /* 0 when no model is open */
+    int pins;        /* 0 when no model is open */
+    int expert_pins; /* of these on experts: 0 when no step is being computed */
 } moe_arena_stats;
 
 typedef struct moe_arena_unit {

@@ -27,8 +27,8 @@ add_cache_row(const MoeArenaInfo *info, void *arg)
 {
 	ReturnSetInfo *rsinfo = arg;
 	moe_arena_stats stats;
-	Datum		values[11];
-	bool		nulls[11] = {0};
+	Datum		values[12];
+	bool		nulls[12] = {0};
 	int			i = 0;
 
 	moe_arena_stats_of(info->arena, &stats);
@@ -41,6 +41,7 @@ add_cache_row(const MoeArenaInfo *info, void *arg)
 	values[i++] = Int32GetDatum(stats.n_resident);
 	values[i++] = Int64GetDatum(stats.bytes);
 	values[i++] = Int64GetDatum(stats.resident_bytes);
+	values[i++] = Int32GetDatum(stats.expert_pins);
 	values[i++] = Int64GetDatum(stats.hits);
 	values[i++] = Int64GetDatum(stats.misses);
 	values[i++] = Int64GetDatum(stats.evictions);

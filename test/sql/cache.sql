@@ -19,7 +19,7 @@ SELECT count(*) FROM moe.expert_stats;
 -- a step loads what it needs
 SELECT count(*) FROM moe.next_tokens('VACUUM', k => 1);
 SELECT model, shared, sessions, units, resident > 7 AND resident < units AS in_part,
-       memory >= bytes AS room_for_all, resident_bytes < bytes AS less, misses > 0 AS misses, evictions
+       memory >= bytes AS room_for_all, resident_bytes < bytes AS less, pinned, misses > 0 AS misses, evictions
   FROM moe.weight_cache;
 SELECT units > 0 AS units, bytes > 0 AS bytes FROM moe.prewarm();
 SELECT * FROM moe.prewarm('pocket');

@@ -156,6 +156,7 @@ static void check_sizes(const char *path)
         assert_true(stats.n_resident < stats.n_units);
         assert_true(stats.resident_bytes < s.size);
         assert_int_equal(stats.pins, model->weights.n_dense);
+        assert_int_equal(stats.expert_pins, 0);
         moe_model_close(model);
         free_store(&s);
     }
@@ -417,6 +418,7 @@ static void loading_can_be_cancelled_at_any_point(void **state)
         moe_arena_stats stats = stats_of(&s);
 
         assert_true(stats.pins <= model->weights.n_dense);
+        assert_int_equal(stats.expert_pins, 0);
         if (status == MOE_OK)
             break;
         assert_int_equal(status, MOE_ERR_CANCELLED);
@@ -424,6 +426,34 @@ static void loading_can_be_cancelled_at_any_point(void **state)
         assert_true(calls < 100000);
     }
     assert_true(n_cancelled > 10);
+    moe_model_close(model);
+    free_store(&s);
+    moe_engine_free(engine);
+}
+
+static void prewarming_can_be_cancelled(void **state)
+{
+    moe_engine *engine = open_engine(2, "auto");
+    store s = make_store(1.0);
+    moe_model *model = open_in(engine, POCKET, &s);
+    moe_error err = {0};
+    int n, resident = 0;
+    size_t n_bytes;
+
+    (void)state;
+    for (int calls = 0;; calls++) {
+        int left = calls;
+        const moe_cancel cancel = {cancel_after, &left};
+        const moe_status status = moe_model_prewarm(model, 0, &cancel, &n, &n_bytes, &err);
+
+        assert_int_equal(stats_of(&s).expert_pins, 0);
+        assert_true(stats_of(&s).n_resident >= resident);
+        resident = stats_of(&s).n_resident;
+        if (status == MOE_OK)
+            break;
+        assert_int_equal(status, MOE_ERR_CANCELLED);
+    }
+    assert_int_equal(resident, model->weights.n_units);
     moe_model_close(model);
     free_store(&s);
     moe_engine_free(engine);
@@ -440,6 +470,7 @@ int main(void)
         cmocka_unit_test(a_file_that_is_cut_short_ends_the_step_alone),
         cmocka_unit_test(a_file_with_another_time_must_be_accepted),
         cmocka_unit_test(loading_can_be_cancelled_at_any_point),
+        cmocka_unit_test(prewarming_can_be_cancelled),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -513,6 +513,7 @@ void moe_arena_stats_of(const void *arena, moe_arena_stats *out)
         out->hits += (int64_t)atomic_load_explicit(&c.units[u].hits, memory_order_relaxed);
         out->misses += (int64_t)atomic_load_explicit(&c.units[u].misses, memory_order_relaxed);
         out->pins += (int)(state & PINS);
+        out->expert_pins += u >= c.header->n_dense ? (int)(state & PINS) : 0;
         if (state & RESIDENT) {
             out->n_resident++;
             out->resident_bytes += c.units[u].bytes;
