@@ -14,14 +14,15 @@
  * as large as its model, or, where the limit is smaller, as large as can be had.
  * Blocks without users make room for others, those used least recently
  * first; a block with users keeps its size, so that who comes last may find
- * little room or none.
+ * little room or none.  One that had to be small is made anew when it is next
+ * opened without users and there is more room.
  *
  * Where shared memory can't be had (a container's small /dev/shm), the block
  * is private memory, and the caller gets a complaint to pass on as a WARNING.
  *
  * A small control block in the server's main shared memory says which blocks
  * there are.  It is found by name with ShmemInitStruct, which works in any
- * backend: 14 kB come from the reserve that the server has for such uses, or, if
+ * backend: 13 kB come from the reserve that the server has for such uses, or, if
  * the library is preloaded, from what was requested for it.  The server empties
  * all shared memory when it restarts after a crash, so nothing in here can
  * outlast a backend that died.
@@ -314,6 +315,28 @@ largest_gap(uint64 *offset)
 }
 
 /*
+ * Bytes that a block could have as things are, at most `most`.  Caller holds the
+ * lock.
+ */
+static uint64
+free_room(uint64 most, uint64 *offset)
+{
+	uint64		room = most;
+
+	*offset = 0;
+	if (range)
+		room = largest_gap(offset);
+	else if (moe_weight_cache_size >= 0)
+	{
+		uint64		limit = (uint64) moe_weight_cache_size * 1024 * 1024,
+					total = total_bytes();
+
+		room = total < limit ? limit - total : 0;
+	}
+	return Min(room, most);
+}
+
+/*
  * Room for a block: as many of `most` bytes as can be had, after blocks without
  * users have made room.  0 if that is less than `least`.  Caller holds the lock.
  */
@@ -322,24 +345,29 @@ find_room(uint64 least, uint64 most, uint64 *offset)
 {
 	uint64		room;
 
-	*offset = 0;
 	do
-	{
-		if (range)
-			room = largest_gap(offset);
-		else if (moe_weight_cache_size < 0)
-			room = most;
-		else
-		{
-			uint64		limit = (uint64) moe_weight_cache_size * 1024 * 1024,
-						total = total_bytes();
+		room = free_room(most, offset);
+	while (room < most && evict_one());
+	return room < least ? 0 : room;
+}
 
-			room = total < limit ? limit - total : 0;
-		}
-	} while (room < most && evict_one());
-	if (room < least)
-		return 0;
-	return Min(room, most);
+/*
+ * Would a block without users that is smaller than its model be much larger if
+ * it were made anew?  Caller holds the lock.
+ */
+static bool
+has_outgrown(Block *b, uint64 most)
+{
+	BlockState	state = b->state;
+	uint64		room,
+				offset;
+
+	if (b->users > 0 || b->size >= most)
+		return false;
+	b->state = BLOCK_FREE;
+	room = free_room(most, &offset);
+	b->state = state;
+	return room == most || room > b->size + b->size / 4;
 }
 
 /*
@@ -543,6 +571,11 @@ join_slot(Mapping *m, size_t least, size_t most, const char **why, moe_error *er
 			continue;
 		}
 
+		if (slot >= 0 && has_outgrown(&control->blocks[slot], most))
+		{
+			free_slot(&control->blocks[slot]);
+			slot = -1;
+		}
 		if (slot >= 0)
 		{
 			b = &control->blocks[slot];

@@ -78,6 +78,24 @@ huge_pages = try
 	is($node->safe_psql('postgres', q{SELECT string_agg(model, ' ') FROM moe.weight_cache}), 'second',
 		'which has gone');
 
+	# a model that had to be small grows when there is room
+	{
+		my $small = q{SELECT memory < bytes FROM moe.weight_cache WHERE model = 'pocket'};
+		$node->append_conf('postgresql.conf', "moe.weight_cache_size = '18MB'");
+		$node->restart;
+		my $first = $node->background_psql('postgres', on_error_stop => 0);
+		$first->query($second);
+		is($node->safe_psql('postgres', $generate), $answer, 'a second model takes what the first one leaves');
+		is($node->safe_psql('postgres', $small), 't', 'which is less than it wants');
+		$first->quit;
+		ok(sessions_left(), 'sessions leave');
+		$node->safe_psql('postgres', q{SELECT moe.evict('second')});
+		is($node->safe_psql('postgres', $generate), $answer, 'later it is opened again');
+		is($node->safe_psql('postgres', $small), 'f', 'and has all it wants');
+		$node->append_conf('postgresql.conf', "moe.weight_cache_size = '7MB'");
+		$node->restart;
+	}
+
 	# its file is cut short in the middle of a generation
 	my $user = $node->background_psql('postgres', on_error_stop => 0);
 	$user->query_safe(q{BEGIN; DECLARE s CURSOR FOR SELECT moe.generate_stream('VACUUM reclaims', 'second', 200, options => '{"ignore_eos": true}')});
