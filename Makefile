@@ -7,6 +7,7 @@
 #                              make unit     tests of the engine alone; needs no PostgreSQL
 #                              make models   fetches two real models into .models/
 #                              make bench    measures speed and memory; PEERS=dir adds other programs
+#                              make soak     many sessions, cancels and terminations; MINUTES=10 CLIENTS=16 HOST=backend
 #
 # Arrows point one way: src/pg uses src/engine uses kernels.  The latter two are plain C with flags
 # of their own; only src/pg is compiled with PostgreSQL's.  Every object lies below $(BUILD).
@@ -50,14 +51,14 @@ $(ENGINE_OBJS): $(BUILD)/%.o: %.c
 
 # --- targets that do not need PostgreSQL, or install it first -------------------------------------------
 
-PROJECT_TARGETS := deps unit check demo models bench
+PROJECT_TARGETS := deps unit check demo models bench soak
 ifneq ($(filter $(PROJECT_TARGETS),$(MAKECMDGOALS)),)
 .PHONY: $(PROJECT_TARGETS) all install installcheck uninstall clean
 
 deps models:
 	@test/$@.sh
 
-check demo: deps
+check demo soak: deps
 	@test/$@.sh
 
 UNIT_TESTS := $(patsubst %.c,$(BUILD)/%,$(wildcard test/unit/test_*.c))

@@ -83,7 +83,48 @@ CREATE FUNCTION moe.pretty_count(n bigint)
 RETURNS text
 AS 'MODULE_PATHNAME', 'pg_moe_pretty_count' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
--- The models that may be used.  Where a file lies is shown to those who may read it.
+/*
+ * Who may use a model: superusers, and the roles with a grant and their members.
+ * Whoever registers a model gets one.  The built-in model needs none.  role 0
+ * ("-") is everybody.  Grants of roles that were dropped mean nothing.
+ */
+CREATE TABLE moe.grant_catalog (
+    model text COLLATE "C",
+    role  regrole,
+    PRIMARY KEY (model, role)
+);
+REVOKE ALL ON moe.grant_catalog FROM PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('moe.grant_catalog',
+    'WHERE role::oid = 0 OR role IN (SELECT oid FROM pg_catalog.pg_roles)');
+
+-- For those who may register models.  'public' stands for all roles.
+CREATE FUNCTION moe.grant_model(model text, role text)
+RETURNS void
+AS 'MODULE_PATHNAME', 'pg_moe_grant_model' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION moe.revoke_model(model text, role text)
+RETURNS void
+AS 'MODULE_PATHNAME', 'pg_moe_revoke_model' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION moe.may_use(model text)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'pg_moe_may_use' LANGUAGE C STABLE STRICT PARALLEL RESTRICTED;
+
+-- All grants for those who may change them, else those that one has.
+CREATE VIEW moe.model_grants AS
+SELECT g.model,
+       CASE WHEN g.role::oid = 0 THEN 'public' ELSE r.rolname END AS role
+  FROM moe.grant_catalog AS g
+  LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = g.role
+ WHERE g.role::oid = 0
+    OR r.oid IS NOT NULL
+   AND (pg_catalog.pg_has_role('pg_read_server_files', 'USAGE') OR pg_catalog.pg_has_role(r.oid, 'USAGE'));
+GRANT SELECT ON moe.model_grants TO PUBLIC;
+
+/*
+ * The models that one may use, and for those who may register models all.  Where a file
+ * lies is shown to those who may read it.
+ */
 CREATE VIEW moe.models AS
 SELECT c.name,
        c.family,
@@ -96,7 +137,8 @@ SELECT c.name,
        c.digest,
        c.name OPERATOR(pg_catalog.=) pg_catalog.current_setting('moe.default_model', true) AS "default",
        moe.is_resident(c.weights_key) AS resident
-  FROM moe.model_catalog AS c;
+  FROM moe.model_catalog AS c
+ WHERE moe.may_use(c.name) OR pg_catalog.pg_has_role('pg_read_server_files', 'USAGE');
 GRANT SELECT ON moe.models TO PUBLIC;
 
 -- ----------
@@ -322,17 +364,106 @@ CREATE FUNCTION moe.get_status(
     OUT private_weight_bytes bigint,
     OUT schedulers bigint, OUT sequences bigint,
     OUT kv_pages_used bigint, OUT kv_pages_total bigint,
-    OUT prompt_tokens bigint, OUT cached_tokens bigint, OUT generated_tokens bigint)
+    OUT prompt_tokens bigint, OUT cached_tokens bigint, OUT generated_tokens bigint,
+    OUT worker_pid integer, OUT requests_running integer, OUT requests_waiting integer,
+    OUT computing_backends integer, OUT waiting_backends integer)
 RETURNS record
 AS 'MODULE_PATHNAME', 'pg_moe_status' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 
 /*
- * This session's engine, and the memory that all sessions share.  While no cursor
- * holds a stream, schedulers, sequences and kv_pages_used are 0.
+ * The engine that computes for this session, its own or the shared one, and the memory
+ * that all sessions share.  Token counts are the session's.  While nothing is computed
+ * and no cursor holds a stream, schedulers, sequences and kv_pages_used are 0.  The last
+ * two columns are the backends that compute and wait under moe.max_backends.
  */
 CREATE VIEW moe.status AS
 SELECT * FROM moe.get_status();
 GRANT SELECT ON moe.status TO PUBLIC;
+
+/*
+ * What is computed now: a row for each call, whose sequences (prompts of an array)
+ * run together.  task: generate, embed, score, next or load; phase: waiting (for
+ * its turn, see moe.max_backends), loading, prompt, decode, or idle (a cursor holds
+ * it).  Shown are the requests of roles that one has the privileges of; members of
+ * pg_monitor see all.
+ */
+CREATE FUNCTION moe.get_stat_requests(
+    OUT pid integer, OUT role oid, OUT database oid, OUT model text, OUT task text,
+    OUT phase text, OUT sequences integer, OUT prompt_read bigint,
+    OUT prompt_tokens bigint, OUT generated_tokens bigint, OUT started timestamptz)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pg_moe_stat_requests' LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 10;
+
+CREATE VIEW moe.stat_requests AS
+SELECT s.pid, r.rolname AS role, d.datname AS database, s.model, s.task, s.phase,
+       s.sequences, s.prompt_read, s.prompt_tokens, s.generated_tokens, s.started
+  FROM moe.get_stat_requests() AS s
+  LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = s.role
+  LEFT JOIN pg_catalog.pg_database AS d ON d.oid = s.database;
+GRANT SELECT ON moe.stat_requests TO PUBLIC;
+
+/*
+ * What models were used for since the server started or moe.stat_reset(): requests
+ * that have ended, of them those that failed and those that ended before they were done;
+ * their tokens; seconds of computation.  Shown are the models of this database that
+ * one may use; members of pg_monitor see all.
+ */
+CREATE FUNCTION moe.get_stat_models(
+    OUT database oid, OUT model text, OUT requests bigint, OUT errors bigint,
+    OUT cancelled bigint, OUT prompt_tokens bigint, OUT cached_tokens bigint,
+    OUT generated_tokens bigint, OUT seconds double precision, OUT since timestamptz)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pg_moe_stat_models' LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 10;
+
+CREATE VIEW moe.stat_models AS
+SELECT d.datname AS database, s.model, s.requests, s.errors, s.cancelled, s.prompt_tokens,
+       s.cached_tokens, s.generated_tokens, s.seconds, s.since
+  FROM moe.get_stat_models() AS s
+  JOIN pg_catalog.pg_database AS d ON d.oid = s.database;
+GRANT SELECT ON moe.stat_models TO PUBLIC;
+
+CREATE FUNCTION moe.stat_reset()
+RETURNS void
+AS 'MODULE_PATHNAME', 'pg_moe_stat_reset' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+REVOKE ALL ON FUNCTION moe.stat_reset() FROM PUBLIC;
+
+-- ----------
+-- Budgets
+-- ----------
+
+/*
+ * Prompt and generated tokens that a role may use in a window of time, which begins with
+ * the first token after the last one has ended.  They are counted in this
+ * database, in shared memory, and from zero when the server starts.  The role that
+ * logged in pays, and so does the one that it has taken by SET ROLE.
+ */
+CREATE TABLE moe.budget_catalog (
+    role     regrole PRIMARY KEY,
+    tokens   bigint NOT NULL,
+    "window" interval NOT NULL
+);
+REVOKE ALL ON moe.budget_catalog FROM PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('moe.budget_catalog',
+    'WHERE role IN (SELECT oid FROM pg_catalog.pg_roles)');
+
+-- NULL tokens remove a budget, and what was used of it is forgotten.
+CREATE FUNCTION moe.set_budget(role text, tokens bigint, "window" interval DEFAULT '1 day')
+RETURNS void
+AS 'MODULE_PATHNAME', 'pg_moe_set_budget' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION moe.set_budget(text, bigint, interval) FROM PUBLIC;
+
+CREATE FUNCTION moe.get_budgets(
+    OUT role oid, OUT tokens bigint, OUT "window" interval, OUT used bigint,
+    OUT resets_at timestamptz)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pg_moe_budget' LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 10;
+
+-- One's own, and all for members of pg_monitor.
+CREATE VIEW moe.budget AS
+SELECT r.rolname AS role, b.tokens, b."window", b.used, b.resets_at
+  FROM moe.get_budgets() AS b
+  JOIN pg_catalog.pg_roles AS r ON r.oid = b.role;
+GRANT SELECT ON moe.budget TO PUBLIC;
 
 -- ----------
 -- Weights in memory
@@ -357,7 +488,8 @@ CREATE VIEW moe.weight_cache AS
 SELECT c.name AS model, w.shared, w.sessions, w.memory, w.units, w.resident, w.bytes,
        w.resident_bytes, w.pinned, w.hits, w.misses, w.evictions
   FROM moe.model_catalog AS c
-  JOIN moe.get_weight_cache() AS w ON w.weights_key OPERATOR(pg_catalog.=) c.weights_key;
+  JOIN moe.get_weight_cache() AS w ON w.weights_key OPERATOR(pg_catalog.=) c.weights_key
+ WHERE moe.may_use(c.name) OR pg_catalog.pg_has_role('pg_read_server_files', 'USAGE');
 GRANT SELECT ON moe.weight_cache TO PUBLIC;
 
 CREATE FUNCTION moe.get_expert_stats(weights_key text,

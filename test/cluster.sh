@@ -4,7 +4,7 @@
 # The cluster lives in a temporary folder ($CLUSTER for the command) and belongs to a user that is not
 # root: the caller or, for root, postgres or nobody.  It listens on a socket in that folder and on no
 # TCP port, so it meets no other server.  The command finds it through PGHOST, PGPORT, PGUSER and
-# PGDATABASE.  Whatever ends the command, Ctrl-C included, the cluster is stopped and removed; the
+# PGDATABASE; settings in $CLUSTER_CONF are added to its own.  Whatever ends the command, Ctrl-C included, the cluster is stopped and removed; the
 # exit status is the command's.
 set -euo pipefail
 
@@ -46,6 +46,7 @@ port = $PGPORT
 fsync = off
 shared_buffers = 32MB
 max_connections = 40
+${CLUSTER_CONF:-}
 END
     "${as_owner[@]}" "$bin/pg_ctl" -D data -l server.log -w -s start
 ) || {

@@ -261,6 +261,10 @@ moe_status moe_model_open(moe_engine *engine, const char *path, const moe_model_
         status = moe_kv_cache_create(&model->spec, kv_is_f32(model, options->kv_type), kv_bytes,
                                      &model->kv, err);
     if (status == MOE_OK)
+        status = moe_prefix_cache_create(
+            model->kv, options->kv_idle_bytes > 0 ? options->kv_idle_bytes : SIZE_MAX,
+            &model->prefixes, err);
+    if (status == MOE_OK)
         status = moe_sampler_create(engine->kernels, model->spec.n_vocab, &model->sampler, err);
     if (status != MOE_OK) {
         moe_model_close(model);
@@ -276,6 +280,7 @@ void moe_model_close(moe_model *model)
         return;
     if (model->device != NULL)
         model->device->ops->free(model->device);
+    moe_prefix_cache_free(model->prefixes);
     moe_kv_cache_free(model->kv);
     moe_sampler_free(model->sampler);
     moe_resident_free(model->resident);
@@ -319,7 +324,14 @@ void moe_model_counters(const moe_model *model, moe_counters *out)
     *out = (moe_counters){
         .schedulers = model->n_schedulers,
         .sequences = model->n_sequences,
-        .kv_pages_used = model->kv != NULL ? model->kv->n_used : 0,
-        .kv_pages_total = model->kv != NULL ? model->kv->n_pages_max : 0,
+        .waiting = model->n_waiting,
+        .running = model->n_running,
+        .prefix_hits = model->n_prefix_hits,
+        .cached_tokens = model->n_cached_tokens,
     };
+    if (model->prefixes == NULL)
+        return;
+    out->kv_pages_used = moe_prefix_cache_held(model->prefixes);
+    out->kv_pages_cached = model->prefixes->n_idle;
+    out->kv_pages_total = model->kv->n_pages_max;
 }

@@ -1,12 +1,12 @@
 /*
- * What an open model and an engine consist of; shared by engine.c, scheduler.c and text_api.c.
+ * What an open model and an engine consist of; shared by engine.c, text_api.c and run/.
  */
 #ifndef MOE_MODEL_INTERNAL_H
 #define MOE_MODEL_INTERNAL_H
 
 #include "device/device.h"
 #include "device/thread_pool.h"
-#include "cache/kv_cache.h"
+#include "cache/prefix_cache.h"
 #include "cache/resident.h"
 #include "run/sampler.h"
 #include "text/tokenizer.h"
@@ -35,8 +35,10 @@ struct moe_model {
 
     moe_device *device;
     moe_kv_cache *kv;
+    moe_prefix_cache *prefixes;
     moe_sampler *sampler;
-    int64_t n_schedulers, n_sequences; /* open ones */
+    int64_t n_schedulers, n_sequences, n_waiting, n_running; /* open ones */
+    int64_t n_prefix_hits, n_cached_tokens;                  /* since opening */
 };
 
 #endif

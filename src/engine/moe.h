@@ -27,6 +27,7 @@ typedef enum moe_status {
     MOE_ERR_CANCELLED,   /* the host's cancelled callback said so */
     MOE_ERR_NUMERIC,     /* NaN or infinity where numbers must be finite */
     MOE_ERR_TEMPLATE,    /* a chat template failed or raised an exception */
+    MOE_ERR_BUSY,        /* the queue is full */
 } moe_status;
 
 typedef struct moe_error {
@@ -86,6 +87,8 @@ typedef struct moe_model_options {
     moe_kv_type kv_type; /* auto: f32 for unquantised weights, else f16 */
     moe_quantize quantize;
     size_t kv_bytes; /* limit of the KV cache of this model in this process; 0: 1 GiB */
+    size_t kv_idle_bytes; /* how much of it may stay filled with beginnings of prompts that no
+                           * sequence uses at the moment; 0: all of it */
     const moe_weight_store *store; /* NULL: private memory */
     const char *store_key;         /* names the packed content: the files' digest and how they are
                                     * quantised, for example; needed with a store */
@@ -235,6 +238,9 @@ typedef struct moe_request {
     bool logprobs;     /* fill moe_token.logprob (costs a pass over the vocabulary) */
     int n_top;         /* next: how many */
     size_t score_from; /* score: first scored position, >= 1 */
+    uint32_t group;    /* who asks: groups get equal shares */
+    bool bulk;         /* many rows for later, as against somebody who waits for the first token */
+    void *ud;          /* the host's, for moe_seq_ud */
 } moe_request;
 
 typedef enum moe_finish {
@@ -257,13 +263,15 @@ typedef struct moe_token {
 } moe_token;
 
 typedef struct moe_usage {
-    int64_t prompt_tokens, cached_tokens, generated_tokens, steps;
+    int64_t prompt_tokens, cached_tokens, generated_tokens, steps; /* cached: of the prompt's */
     double seconds; /* in steps that this sequence took part in */
 } moe_usage;
 
 typedef struct moe_scheduler_options {
     int max_step_tokens; /* tokens of one forward pass; 0: 512 */
-    int max_seqs;        /* sequences in one step; 0: 64 */
+    int max_seqs;        /* sequences that run at a time, at most three quarters of
+                          * max_step_tokens; 0: 64 */
+    int max_waiting;     /* length of the queue; 0: no bound */
     moe_cancel cancel;
 } moe_scheduler_options;
 
@@ -271,16 +279,25 @@ moe_status moe_scheduler_create(moe_model *model, const moe_scheduler_options *o
                                 moe_scheduler **out, moe_error *err);
 void moe_scheduler_free(moe_scheduler *scheduler); /* frees its sequences too */
 
-/* Queues a request.  MOE_ERR_TOO_LONG if the prompt can't fit; encoders cut it instead.  The
- * sequence belongs to the scheduler until moe_seq_free, which may come at any time between steps.
- */
+/* Queues a request.  MOE_ERR_TOO_LONG if the prompt can't fit; encoders cut it instead.
+ * MOE_ERR_BUSY if the queue is full.  The sequence belongs to the scheduler until moe_seq_free,
+ * which may come at any time between steps and frees all it holds. */
 moe_status moe_scheduler_add(moe_scheduler *scheduler, const moe_request *request, moe_seq **out,
                              moe_error *err);
 void moe_seq_free(moe_seq *seq);
 
 /* One forward pass over the queued sequences.  *busy = false when nothing was left to do.  What
- * goes wrong with one sequence ends that one alone (moe_seq_error); an error here concerns all. */
+ * goes wrong with one sequence ends that one alone (moe_seq_error); an error here concerns all.
+ * After a cancelled step the scheduler is as good as before: the next one does what is missing. */
 moe_status moe_scheduler_step(moe_scheduler *scheduler, bool *busy, moe_error *err);
+
+/* Takes the next sequence that got tokens or ended since it was last taken here; NULL if there is
+ * none.  So a host with many sequences need not look at each after every step. */
+moe_seq *moe_scheduler_next_changed(moe_scheduler *scheduler);
+
+/* Sequences that wait for admission, and that run. */
+int64_t moe_scheduler_waiting(const moe_scheduler *scheduler);
+int64_t moe_scheduler_running(const moe_scheduler *scheduler);
 
 bool moe_seq_done(const moe_seq *seq);
 /* Takes the next finished token (generate, score, next); false if there is none at the moment. */
@@ -291,10 +308,19 @@ const float *moe_seq_embedding(const moe_seq *seq, int *n); /* NULL before it is
 moe_finish moe_seq_finish(const moe_seq *seq);
 const moe_error *moe_seq_error(const moe_seq *seq); /* NULL unless it failed */
 const moe_usage *moe_seq_usage(const moe_seq *seq);
+/* Prompt tokens whose positions are in the cache by now, reused ones included. */
+size_t moe_seq_prompt_read(const moe_seq *seq);
+void *moe_seq_ud(const moe_seq *seq);
 
-/* Counters that must be zero when nothing runs: a host's leak check. */
+/* Counters of a model.  Those of the first two lines must be zero when no sequence is left: a
+ * host's leak check. */
 typedef struct moe_counters {
-    int64_t schedulers, sequences, kv_pages_used, kv_pages_total;
+    int64_t schedulers, sequences, waiting, running;
+    int64_t kv_pages_used;   /* by sequences, shared ones counted once */
+    int64_t kv_pages_cached; /* kept for prompts that begin as earlier ones did */
+    int64_t kv_pages_total;
+    int64_t prefix_hits, cached_tokens; /* since opening: sequences that found a beginning, and the
+                                         * tokens they did not have to compute */
 } moe_counters;
 void moe_model_counters(const moe_model *model, moe_counters *out);
 

@@ -47,6 +47,7 @@ moe_call_begin(MoeCall *call, FunctionCallInfo fcinfo, int scope)
 	moe_options_read(options, PG_ARGISNULL(6) ? NULL : PG_GETARG_JSONB_P(6), scope);
 	moe_options_check(options);
 
+	call->bulk = false;
 	call->model = moe_host_open(moe_model_require(moe_text_arg(fcinfo, 1)), false);
 }
 
@@ -62,5 +63,6 @@ moe_call_add(MoeCall *call, MoeRun *run, MoeTokens tokens, bool logprobs)
 	request.prompt = tokens.ids;
 	request.n_prompt = tokens.n;
 	request.logprobs = logprobs;
+	request.bulk = call->bulk;
 	return moe_run_add(run, &request);
 }

@@ -17,6 +17,7 @@ typedef struct MoeCall
 {
 	MoeOpenModel *model;
 	MoeOptions	options;
+	bool		bulk;			/* one of many prompts */
 } MoeCall;
 
 extern text *moe_text_arg(FunctionCallInfo fcinfo, int i);

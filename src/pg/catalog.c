@@ -21,6 +21,7 @@
 #include "catalog/namespace.h"
 #include "catalog.h"
 #include "compat.h"
+#include "grants.h"
 #include "guc.h"
 #include "suggest.h"
 #include "utils/builtins.h"
@@ -52,19 +53,30 @@ enum
 
 static Oid	catalog_relid = InvalidOid;
 
-static Relation
-open_catalog(LOCKMODE lockmode)
+/*
+ * Open a table of the extension
+ */
+Relation
+moe_catalog_open(const char *name, LOCKMODE lockmode)
 {
 	Oid			schema = get_namespace_oid("moe", true);
-	Oid			table = OidIsValid(schema) ? get_relname_relid("model_catalog", schema) : InvalidOid;
+	Oid			table = OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
 
 	if (!OidIsValid(table))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("table \"moe.model_catalog\" does not exist"),
+				 errmsg("table \"moe.%s\" does not exist", name),
 				 errhint("Run CREATE EXTENSION pg_moe in this database.")));
-	catalog_relid = table;
 	return table_open(table, lockmode);
+}
+
+static Relation
+open_catalog(LOCKMODE lockmode)
+{
+	Relation	rel = moe_catalog_open("model_catalog", lockmode);
+
+	catalog_relid = RelationGetRelid(rel);
+	return rel;
 }
 
 /*
@@ -144,7 +156,8 @@ moe_model_lookup(const char *name)
 }
 
 /*
- * The row of a model that a caller named; NULL means moe.default_model
+ * The row of a model that a caller named and may use; NULL means
+ * moe.default_model
  */
 MoeModelRow *
 moe_model_require(const text *name)
@@ -161,12 +174,14 @@ moe_model_require(const text *name)
 	row = moe_model_lookup(cname);
 	if (row == NULL)
 		moe_throw_no_model(cname);
+	moe_check_grant(row);
 	return row;
 }
 
 /*
  * The row of the model with a digest (64 lower-case hexadecimal digits), or
- * NULL.  Models registered twice give the same results, so any of them does.
+ * NULL.  Models registered twice give the same results, so any of them does that
+ * the caller may use.
  */
 MoeModelRow *
 moe_model_by_digest(const char *digest)
@@ -176,7 +191,7 @@ moe_model_by_digest(const char *digest)
 	MoeModelRow *row = NULL;
 	HeapTuple	tuple;
 
-	while (row == NULL && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	while ((row == NULL || !moe_may_use(row)) && HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		char	   *candidate = text_column(tuple, COL_DIGEST, RelationGetDescr(rel));
 
@@ -186,6 +201,8 @@ moe_model_by_digest(const char *digest)
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
+	if (row != NULL)
+		moe_check_grant(row);
 	return row;
 }
 
@@ -294,7 +311,7 @@ moe_model_path(const MoeModelRow *row)
 }
 
 /*
- * Report that a model does not exist, with the nearest name there is
+ * Report that a model does not exist, with the nearest name that may be used
  */
 void
 moe_throw_no_model(const char *name)
@@ -306,7 +323,12 @@ moe_throw_no_model(const char *name)
 
 	moe_suggest_begin(&suggestion, name);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-		moe_suggest_candidate(&suggestion, text_column(tuple, COL_NAME, RelationGetDescr(rel)));
+	{
+		MoeModelRow *row = row_of_tuple(tuple, RelationGetDescr(rel));
+
+		if (moe_may_use(row))
+			moe_suggest_candidate(&suggestion, row->name);
+	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 

@@ -8,7 +8,9 @@
 #ifndef MOE_CATALOG_H
 #define MOE_CATALOG_H
 
+#include "storage/lockdefs.h"
 #include "utils/jsonb.h"
+#include "utils/relcache.h"
 
 #define MOE_DIGEST_LEN 64		/* hexadecimal digits of a SHA-256 */
 #define MOE_STAMP_SIZE 128		/* bytes for a stamp of a model's files */
@@ -31,6 +33,7 @@ typedef struct MoeModelRow
 	bool		builtin;
 } MoeModelRow;
 
+extern Relation moe_catalog_open(const char *name, LOCKMODE lockmode);
 extern MoeModelRow *moe_model_lookup(const char *name);
 extern MoeModelRow *moe_model_require(const text *name);
 extern MoeModelRow *moe_model_by_digest(const char *digest);

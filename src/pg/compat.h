@@ -62,6 +62,36 @@ moe_wait_event_load(void)
 #endif
 }
 
+/* Wait event shown while a backend waits for its turn to compute */
+static inline uint32
+moe_wait_event_gate(void)
+{
+#if PG_VERSION_NUM >= 170000
+	static uint32 event = 0;
+
+	if (event == 0)
+		event = WaitEventExtensionNew("MoeMaxBackends");
+	return event;
+#else
+	return PG_WAIT_EXTENSION;
+#endif
+}
+
+/* Wait event of a backend that waits for the shared engine, and of that while it has no work */
+static inline uint32
+moe_wait_event_engine(void)
+{
+#if PG_VERSION_NUM >= 170000
+	static uint32 event = 0;
+
+	if (event == 0)
+		event = WaitEventExtensionNew("MoeEngine");
+	return event;
+#else
+	return PG_WAIT_EXTENSION;
+#endif
+}
+
 /* A tranche id for our LWLocks, to be stored in shared memory */
 static inline int
 moe_new_lwlock_tranche(const char *name)

@@ -70,13 +70,14 @@ tokens_of_text(const MoeOpenModel *model, const text *t, const text *kind,
 }
 
 static MoeSeq *
-add_tokens(MoeRun *run, MoeTokens tokens)
+add_tokens(MoeRun *run, MoeTokens tokens, bool bulk)
 {
 	moe_request request = {0};
 
 	request.task = MOE_TASK_EMBED;
 	request.prompt = tokens.ids;
 	request.n_prompt = tokens.n;
+	request.bulk = bulk;
 	return moe_run_add(run, &request);
 }
 
@@ -102,7 +103,7 @@ static Datum
 embed_tokens(MoeOpenModel *model, MoeTokens tokens)
 {
 	MoeRun	   *run = moe_run_begin(model);
-	MoeSeq	   *seq = add_tokens(run, tokens);
+	MoeSeq	   *seq = add_tokens(run, tokens, false);
 	Datum		result;
 
 	moe_run_finish(run);
@@ -182,7 +183,7 @@ pg_moe_embed_batch(PG_FUNCTION_ARGS)
 		if (nulls[i])
 			continue;
 		tokens = tokens_of_text(model, DatumGetTextPP(texts[i]), kind, &options);
-		seqs[i] = add_tokens(run, tokens);
+		seqs[i] = add_tokens(run, tokens, n > 1);
 		pfree(tokens.ids);
 	}
 	moe_run_finish(run);

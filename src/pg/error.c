@@ -40,6 +40,8 @@ sqlstate_of(moe_status status)
 			return ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE;
 		case MOE_ERR_CANCELLED:
 			return ERRCODE_QUERY_CANCELED;
+		case MOE_ERR_BUSY:
+			return ERRCODE_CONFIGURATION_LIMIT_EXCEEDED;
 		case MOE_OK:
 			break;
 	}

@@ -84,6 +84,7 @@ pg_moe_generate_batch(PG_FUNCTION_ARGS)
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT,
 					  &prompts, &nulls, &n);
 	moe_call_begin(&call, fcinfo, MOE_SCOPE_GENERATE);
+	call.bulk = n > 1;
 	run = moe_run_begin(call.model);
 	seqs = palloc0(sizeof(MoeSeq *) * (n + 1));
 	for (int i = 0; i < n; i++)

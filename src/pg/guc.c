@@ -26,10 +26,14 @@ bool		moe_reproducible = true;
 int			moe_kv_cache_size = 1024;
 int			moe_weight_cache_size = -1;
 int			moe_max_tokens_per_query = 0;
+int			moe_max_backends = 0;
+int			moe_host = MOE_HOST_AUTO;
+int			moe_shared_threads = 0;
+bool		moe_shared_engine = true;
+int			moe_max_requests = 1000;
 
-/* Settings with one useful value so far; the enum rejects all others */
+/* One useful value so far; the enum rejects all others */
 static int	moe_device = 0;
-static int	moe_host = 0;
 
 static const struct config_enum_entry isa_options[] = {
 	{"auto", 0, false},
@@ -47,8 +51,9 @@ static const struct config_enum_entry device_options[] = {
 };
 
 static const struct config_enum_entry host_options[] = {
-	{"auto", 0, false},
-	{"backend", 1, false},
+	{"auto", MOE_HOST_AUTO, false},
+	{"backend", MOE_HOST_BACKEND, false},
+	{"shared", MOE_HOST_SHARED, false},
 	{NULL, 0, false}
 };
 
@@ -83,6 +88,14 @@ moe_define_settings(void)
 							PGC_SUSET, 0,
 							NULL, NULL, NULL);
 
+	DefineCustomIntVariable("moe.shared_threads",
+							"Threads that the shared engine computes with.",
+							"0 means as many as the process may run on.",
+							&moe_shared_threads,
+							0, 0, 1024,
+							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+
 	DefineCustomEnumVariable("moe.cpu_isa",
 							 "Instruction set of the kernels.",
 							 "\"auto\" takes the best one that the processor has.",
@@ -101,7 +114,7 @@ moe_define_settings(void)
 
 	DefineCustomIntVariable("moe.kv_cache_size",
 							"Limit of the key/value cache that a session keeps for one model.",
-							NULL,
+							"The shared engine keeps one for all sessions, of the size that the configuration file says.",
 							&moe_kv_cache_size,
 							1024, 1, INT_MAX,
 							PGC_SUSET, GUC_UNIT_MB,
@@ -125,6 +138,14 @@ moe_define_settings(void)
 							PGC_SUSET, 0,
 							NULL, NULL, NULL);
 
+	DefineCustomIntVariable("moe.max_backends",
+							"Number of backends that compute at the same time.",
+							"The others take turns with them; 0 means no limit.",
+							&moe_max_backends,
+							0, 0, INT_MAX,
+							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+
 	DefineCustomEnumVariable("moe.device",
 							 "Device that computes.",
 							 NULL,
@@ -135,11 +156,30 @@ moe_define_settings(void)
 
 	DefineCustomEnumVariable("moe.host",
 							 "Process that computes.",
-							 NULL,
+							 "\"auto\" takes the shared engine where there is one, else the session's own backend.",
 							 &moe_host,
-							 0, host_options,
+							 MOE_HOST_AUTO, host_options,
 							 PGC_USERSET, 0,
 							 NULL, NULL, NULL);
+
+	if (process_shared_preload_libraries_in_progress)
+	{
+		DefineCustomBoolVariable("moe.shared_engine",
+								 "Starts the process that computes for all sessions.",
+								 NULL,
+								 &moe_shared_engine,
+								 true,
+								 PGC_POSTMASTER, 0,
+								 NULL, NULL, NULL);
+
+		DefineCustomIntVariable("moe.max_requests",
+								"Calls that the shared engine accepts at a time, at work or waiting.",
+								NULL,
+								&moe_max_requests,
+								1000, 1, 100000,
+								PGC_POSTMASTER, 0,
+								NULL, NULL, NULL);
+	}
 
 	MarkGUCPrefixReserved("moe");
 }

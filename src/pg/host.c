@@ -3,6 +3,10 @@
  * host.c
  *	  This backend's engine and the models that it has open.
  *
+ * Who computes is decided when a model is opened: this backend, which then opens
+ * it with its weights, or the shared engine, for which the backend opens what
+ * describes the model, since texts become tokens here.
+ *
  * The engine is created when a function first needs it.  When a setting that it
  * was created with has changed, it is replaced as soon as no run holds one of
  * its models.  Open models are kept for the next call, the most recently used
@@ -29,6 +33,7 @@
 #include "host.h"
 #include "options.h"
 #include "run.h"
+#include "stats.h"
 #include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/procsignal.h"
@@ -39,6 +44,17 @@
 
 /* Models that a backend keeps open; one with weights and its text-only twin count as two */
 #define MAX_OPEN_MODELS 8
+
+/* How long a request waits for the shared engine when that is being started */
+#define ENGINE_START_MS 10000
+
+/* What a model is opened for */
+typedef enum Purpose
+{
+	FOR_TEXT,					/* with weights or without */
+	FOR_SHARED,					/* without */
+	FOR_LOCAL					/* with them */
+} Purpose;
 
 static moe_engine *engine = NULL;
 static int	engine_threads;		/* settings it was created with */
@@ -102,7 +118,6 @@ close_model(MoeOpenModel *m)
 	pfree(m->name);
 	pfree(m->path);
 	pfree(m->digest);
-	pfree(m->weights_key);
 	pfree(m->stamp);
 	pfree(m->options);
 	pfree(m->query_prefix);
@@ -130,26 +145,29 @@ host_exit(int code, Datum arg)
 }
 
 /*
+ * Make sure that what we have is freed at the end, and that we learn of changes
+ */
+static void
+ensure_host(void)
+{
+	if (host_context != NULL)
+		return;
+	host_context = AllocSetContextCreate(TopMemoryContext, "pg_moe", ALLOCSET_SMALL_SIZES);
+	before_shmem_exit(host_exit, (Datum) 0);
+	CacheRegisterRelcacheCallback(table_changed, (Datum) 0);
+}
+
+/*
  * Make sure that there is an engine, and one of the current settings if none is
  * at work
  */
 static void
 ensure_engine(void)
 {
-	moe_engine_options options = {0};
 	moe_engine *created = NULL;
 	moe_error	err = {0};
-	moe_status	status;
-	sigset_t	all,
-				before;
 
-	if (host_context == NULL)
-	{
-		host_context = AllocSetContextCreate(TopMemoryContext, "pg_moe", ALLOCSET_SMALL_SIZES);
-		before_shmem_exit(host_exit, (Datum) 0);
-		CacheRegisterRelcacheCallback(table_changed, (Datum) 0);
-	}
-
+	ensure_host();
 	if (engine != NULL &&
 		((engine_threads == moe_threads && engine_isa == moe_cpu_isa &&
 		  engine_reproducible == moe_reproducible) || moe_runs_any()))
@@ -160,21 +178,62 @@ ensure_engine(void)
 	moe_engine_free(engine);
 	engine = NULL;
 
-	options.n_threads = moe_threads;
-	options.isa = moe_isa_name(moe_cpu_isa);
-	options.reproducible = moe_reproducible;
-
-	/* Its threads must inherit a mask that leaves all signals to this one */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	status = moe_engine_create(&options, &created, &err);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	moe_check(status, &err);
-
+	moe_check(moe_host_create_engine(moe_threads, &created, &err), &err);
 	engine = created;
 	engine_threads = moe_threads;
 	engine_isa = moe_cpu_isa;
 	engine_reproducible = moe_reproducible;
+}
+
+/*
+ * Does the shared engine compute as this session's settings say?
+ */
+static bool
+settings_agree(const MoeEngineStatus *status)
+{
+	return status->isa_setting == moe_cpu_isa && status->reproducible == moe_reproducible;
+}
+
+/*
+ * Is it the shared engine that computes for this session?
+ */
+bool
+moe_host_is_shared(void)
+{
+	MoeEngineStatus status;
+
+	if (moe_host == MOE_HOST_BACKEND)
+		return false;
+	if (!moe_engine_is_configured())
+	{
+		if (moe_host == MOE_HOST_AUTO)
+			return false;
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this server has no shared engine"),
+				 errhint("Add pg_moe to shared_preload_libraries, leave moe.shared_engine on, and restart the server; or set moe.host to backend.")));
+	}
+	if (!moe_engine_is_running() &&
+		(moe_host == MOE_HOST_AUTO || !moe_engine_wait_for_start(ENGINE_START_MS)))
+	{
+		if (moe_host == MOE_HOST_AUTO)
+			return false;
+		ereport(ERROR,
+				(errcode(ERRCODE_CANNOT_CONNECT_NOW),
+				 errmsg("the shared engine is not running"),
+				 errhint("The server's log says why; a background worker needs room in max_worker_processes. Meanwhile set moe.host to backend.")));
+	}
+	moe_engine_status(&status);
+	if (settings_agree(&status))
+		return true;
+	if (moe_host == MOE_HOST_AUTO)
+		return false;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the shared engine computes with other settings than this session"),
+			 errdetail("There, moe.cpu_isa is %s and moe.reproducible is %s.",
+					   moe_isa_name(status.isa_setting), status.reproducible ? "on" : "off"),
+			 errhint("Use the same settings, or set moe.host to backend.")));
 }
 
 static uint64
@@ -237,7 +296,7 @@ is_current(const MoeOpenModel *m, const MoeModelRow *row, const char *path, cons
  * Find an open model by name, closing those of that name that are out of date
  */
 static MoeOpenModel *
-find_open(const MoeModelRow *row, const char *path, const char *options, bool text_only)
+find_open(const MoeModelRow *row, const char *path, const char *options, Purpose purpose)
 {
 	MoeOpenModel *found = NULL;
 	dlist_mutable_iter iter;
@@ -250,7 +309,8 @@ find_open(const MoeModelRow *row, const char *path, const char *options, bool te
 			continue;
 		if (is_current(m, row, path, options))
 		{
-			if ((text_only || !m->text_only) && found == NULL)
+			if (found == NULL &&
+				(purpose == FOR_TEXT || m->text_only == (purpose == FOR_SHARED)))
 				found = m;
 		}
 		else if (m->users == 0)
@@ -300,6 +360,43 @@ make_room(void)
 }
 
 /*
+ * How a model is opened, here or in the shared engine
+ */
+void
+moe_host_open_options(moe_model_options *options, const MoeModelSpec *spec)
+{
+	options->n_ctx = spec->n_ctx;
+	options->kv_type = spec->kv_type;
+	options->quantize = spec->quantize;
+	options->kv_bytes = (size_t) moe_kv_cache_size * 1024 * 1024;
+	options->kv_idle_bytes = options->kv_bytes / 8;
+	options->store = &moe_shared_store;
+	options->store_key = spec->weights_key;
+	options->cancel = moe_cancel_by_interrupt;
+}
+
+/*
+ * Create an engine of the current settings
+ */
+moe_status
+moe_host_create_engine(int threads, moe_engine **out, moe_error *err)
+{
+	moe_engine_options options = {.n_threads = threads,
+		.isa = moe_isa_name(moe_cpu_isa),
+	.reproducible = moe_reproducible};
+	moe_status	status;
+	sigset_t	all,
+				before;
+
+	/* Its threads must inherit a mask that leaves all signals to this one */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	status = moe_engine_create(&options, out, err);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return status;
+}
+
+/*
  * Tell the user that weights went into private memory
  */
 static void
@@ -320,17 +417,12 @@ warn_about_private_memory(const char *name)
 }
 
 /*
- * The open model of a catalog row
- *
- * text_only asks for what the text functions need, which costs little.  The
- * result is valid until the next call, unless a run holds it (run.c).
+ * Open a model whose files have the stamp
  */
-MoeOpenModel *
-moe_host_open(const MoeModelRow *row, bool text_only)
+static MoeOpenModel *
+open_model(const MoeModelRow *row, const char *path, const char *stamp, const char *options_text,
+		   bool text_only)
 {
-	char	   *path = moe_model_path(row);
-	char	   *options_text = "";
-	char		stamp[MOE_STAMP_SIZE];
 	MoeOptions	options;
 	MoeOpenModel *m;
 	MemoryContext caller;
@@ -339,19 +431,114 @@ moe_host_open(const MoeModelRow *row, bool text_only)
 	moe_error	err = {0};
 	moe_status	status;
 
+	moe_options_init(&options);
+	moe_options_read(&options, row->options, MOE_SCOPE_LOAD);
+	make_room();
+
+	/*
+	 * Allocate what can fail for lack of memory first: between opening the
+	 * model and hanging it into the list nothing may raise an error.
+	 */
+	caller = MemoryContextSwitchTo(host_context);
+	m = palloc0(sizeof(MoeOpenModel));
+	m->name = pstrdup(row->name);
+	m->path = pstrdup(path);
+	m->digest = pstrdup(row->digest);
+	m->stamp = pstrdup(stamp);
+	m->options = pstrdup(options_text);
+	m->query_prefix = pstrdup(options.query_prefix ? options.query_prefix : "");
+	m->passage_prefix = pstrdup(options.passage_prefix ? options.passage_prefix : "");
+	m->kv_cache_size = moe_kv_cache_size;
+	m->text_only = text_only;
+	MemoryContextSwitchTo(caller);
+	strlcpy(m->spec.weights_key, row->weights_key, MOE_WEIGHTS_KEY_SIZE);
+	m->spec.n_ctx = options.n_ctx;
+	m->spec.kv_type = moe_options_kv_type(&options);
+	m->spec.quantize = moe_options_quantize(&options);
+
+	moe_host_open_options(&open_options, &m->spec);
+	open_options.chat_template = options.chat_template;
+	if (text_only)
+		status = moe_model_describe(path, &open_options, &model, &err);
+	else
+	{
+		MoeStat		stat = moe_stat_begin(row->name, MOE_STAT_LOAD, MOE_PHASE_LOADING);
+
+		status = moe_model_open(engine, path, &open_options, &model, &err);
+		moe_stat_end(stat);
+	}
+
+	dlist_push_head(&open_models, &m->node);
+	m->model = model;
+	m->n_descriptors = status == MOE_OK ? moe_model_descriptors(model) : 0;
+	for (int i = 0; i < m->n_descriptors; i++)
+		ReserveExternalFD();
+	if (status != MOE_OK)
+	{
+		m->model = NULL;
+		close_model(m);
+		moe_throw(&err, psprintf("could not open model \"%s\"", row->name));
+	}
+	warn_about_private_memory(row->name);
+	return m;
+}
+
+static moe_status
+prewarm(const MoeOpenModel *m, int *n_units, size_t *n_bytes, moe_error *err)
+{
+	MoeStat		stat = moe_stat_begin(m->name, MOE_STAT_LOAD, MOE_PHASE_LOADING);
+	moe_status	status = moe_model_prewarm(m->model, 0, &moe_cancel_by_interrupt, n_units, n_bytes, err);
+
+	moe_stat_end(stat);
+	return status;
+}
+
+/*
+ * See to it that the weights are in shared memory
+ *
+ * So the shared engine, which opens models between two steps, keeps the other
+ * sessions waiting for a moment only: reading and packing weights can take minutes.
+ */
+static void
+load_weights(const MoeModelRow *row, const char *path, const char *stamp, const char *options_text)
+{
+	MoeOpenModel *m;
+	moe_error	err = {0};
+	moe_status	status;
+	int			n_units;
+	size_t		n_bytes;
+
+	if (moe_store_holds(row->weights_key) || moe_engine_holds(row->weights_key))
+		return;
 	ensure_engine();
+	m = open_model(row, path, stamp, options_text, false);
+	status = prewarm(m, &n_units, &n_bytes, &err);
+	close_model(m);
+	moe_check(status, &err);
+}
+
+static MoeOpenModel *
+open_for(const MoeModelRow *row, Purpose purpose)
+{
+	char	   *path = moe_model_path(row);
+	char	   *options_text = "";
+	char		stamp[MOE_STAMP_SIZE];
+	MoeOpenModel *m;
+	moe_error	err = {0};
+
+	ensure_host();
+	if (purpose == FOR_LOCAL)
+		ensure_engine();
 	if (catalog_changed)
 		close_stale();
 	if (row->options)
 		options_text = JsonbToCString(NULL, &row->options->root, VARSIZE(row->options));
 
-	m = find_open(row, path, options_text, text_only);
+	m = find_open(row, path, options_text, purpose);
 	if (m != NULL)
 	{
-		char		now[MOE_STAMP_SIZE];
-
 		/* The usual case, at the price of a few stat calls */
-		if (moe_model_stamp(path, now, sizeof(now), &err) == MOE_OK && strcmp(now, m->stamp) == 0)
+		if (moe_model_stamp(path, stamp, sizeof(stamp), &err) == MOE_OK && strcmp(stamp, m->stamp) == 0)
 		{
 			dlist_move_head(&open_models, &m->node);
 			return m;
@@ -367,55 +554,36 @@ moe_host_open(const MoeModelRow *row, bool text_only)
 		moe_model_accept_files(m->model);
 		return m;
 	}
+	if (purpose == FOR_SHARED)
+		load_weights(row, path, stamp, options_text);
+	return open_model(row, path, stamp, options_text, purpose != FOR_LOCAL);
+}
 
-	moe_options_init(&options);
-	moe_options_read(&options, row->options, MOE_SCOPE_LOAD);
-	make_room();
+/*
+ * The open model of a catalog row
+ *
+ * text_only asks for what the text functions need, which costs little.  The
+ * result is valid until the next call, unless a run holds it (run.c).
+ */
+MoeOpenModel *
+moe_host_open(const MoeModelRow *row, bool text_only)
+{
+	return open_for(row, text_only ? FOR_TEXT : moe_host_is_shared() ? FOR_SHARED : FOR_LOCAL);
+}
 
-	/*
-	 * Allocate what can fail for lack of memory first: between opening the
-	 * model and hanging it into the list nothing may raise an error.
-	 */
-	caller = MemoryContextSwitchTo(host_context);
-	m = palloc0(sizeof(MoeOpenModel));
-	m->name = pstrdup(row->name);
-	m->path = pstrdup(path);
-	m->digest = pstrdup(row->digest);
-	m->weights_key = pstrdup(row->weights_key);
-	m->stamp = pstrdup(stamp);
-	m->options = pstrdup(options_text);
-	m->query_prefix = pstrdup(options.query_prefix ? options.query_prefix : "");
-	m->passage_prefix = pstrdup(options.passage_prefix ? options.passage_prefix : "");
-	m->kv_cache_size = moe_kv_cache_size;
-	m->text_only = text_only;
-	MemoryContextSwitchTo(caller);
+/*
+ * Load the weights of a model, whoever is to compute with them
+ */
+void
+moe_host_prewarm(const MoeModelRow *row, int *n_units, size_t *n_bytes)
+{
+	MoeOpenModel *m = open_for(row, FOR_LOCAL);
+	moe_error	err = {0};
+	moe_status	status = prewarm(m, n_units, n_bytes, &err);
 
-	open_options.n_ctx = options.n_ctx;
-	open_options.kv_type = moe_options_kv_type(&options);
-	open_options.quantize = moe_options_quantize(&options);
-	open_options.kv_bytes = (size_t) moe_kv_cache_size * 1024 * 1024;
-	open_options.store = &moe_shared_store;
-	open_options.store_key = m->weights_key;
-	open_options.chat_template = options.chat_template;
-	open_options.cancel = moe_cancel_by_interrupt;
-	if (text_only)
-		status = moe_model_describe(path, &open_options, &model, &err);
-	else
-		status = moe_model_open(engine, path, &open_options, &model, &err);
-
-	dlist_push_head(&open_models, &m->node);
-	m->model = model;
-	m->n_descriptors = status == MOE_OK ? moe_model_descriptors(model) : 0;
-	for (int i = 0; i < m->n_descriptors; i++)
-		ReserveExternalFD();
-	if (status != MOE_OK)
-	{
-		m->model = NULL;
+	if (moe_host_is_shared() && m->users == 0)
 		close_model(m);
-		moe_throw(&err, psprintf("could not open model \"%s\"", row->name));
-	}
-	warn_about_private_memory(row->name);
-	return m;
+	moe_check(status, &err);
 }
 
 /*
@@ -443,8 +611,8 @@ moe_host_status(MoeHostStatus *status)
 {
 	dlist_iter	iter;
 
-	ensure_engine();
 	memset(status, 0, sizeof(MoeHostStatus));
+	ensure_engine();
 	status->isa = moe_engine_isa(engine);
 	status->threads = moe_engine_threads(engine);
 	status->reproducible = engine_reproducible;

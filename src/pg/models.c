@@ -8,7 +8,7 @@
  * rollback.  Nothing is loaded but what describes the model; its weights
  * come when it is first used.  Only those who may read any file of the server may
  * register one, and the parser of model files takes them as hostile input all the
- * same.
+ * same.  Who may use a model is a matter of grants (grants.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -17,14 +17,14 @@
 #include <math.h>
 
 #include "call.h"
-#include "catalog/pg_authid.h"
 #include "common/cryptohash.h"
 #include "common/sha2.h"
 #include "compat.h"
 #include "encoding.h"
 #include "error.h"
+#include "grants.h"
 #include "lib/stringinfo.h"
-#include "utils/acl.h"
+#include "stats.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/json.h"
@@ -35,16 +35,7 @@ MOE_FUNCTION(pg_moe_drop_model);
 MOE_FUNCTION(pg_moe_model_info);
 MOE_FUNCTION(pg_moe_pretty_count);
 
-#define MAX_MODEL_NAME 63
-static void
-check_rights(const char *function)
-{
-	if (!has_privs_of_role(GetUserId(), ROLE_PG_READ_SERVER_FILES))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for function %s", function),
-				 errhint("Only superusers and members of pg_read_server_files may register and drop models.")));
-}
+#define MAX_MODEL_NAME (MOE_NAME_SIZE - 1)
 
 /*
  * Names go unquoted into settings and messages, so they are plain
@@ -212,7 +203,7 @@ pg_moe_load_model(PG_FUNCTION_ARGS)
 	MoeOptions	options;
 
 	PreventCommandIfReadOnly("moe.load_model()");
-	check_rights("load_model");
+	moe_check_registrar("load_model");
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -253,8 +244,14 @@ pg_moe_load_model(PG_FUNCTION_ARGS)
 
 	describe_files(&row, &options);
 	if (existing)
+	{
 		moe_model_remove(row.name);
+		moe_engine_forget_models();
+	}
+	else
+		moe_grants_remove(row.name);
 	moe_model_insert(&row);
+	moe_grant_to_registrar(row.name);
 	PG_RETURN_VOID();
 }
 
@@ -268,7 +265,7 @@ pg_moe_drop_model(PG_FUNCTION_ARGS)
 	MoeModelRow *row;
 
 	PreventCommandIfReadOnly("moe.drop_model()");
-	check_rights("drop_model");
+	moe_check_registrar("drop_model");
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -284,7 +281,9 @@ pg_moe_drop_model(PG_FUNCTION_ARGS)
 				 errhint("moe.default_model says which model is used by default.")));
 
 	moe_model_remove(name);
+	moe_grants_remove(name);
 	moe_host_close(name);
+	moe_engine_forget_models();
 	if (!moe_weights_in_use(row->weights_key))
 		moe_store_drop(row->weights_key);
 	PG_RETURN_VOID();

@@ -7,14 +7,17 @@
  * come into being when a function needs them, in the backend that calls it.
  * The library works without shared_preload_libraries; preloaded, it asks for
  * the shared memory of its control block instead of taking it from the
- * server's reserve.
+ * server's reserve, and has the postmaster run the shared engine.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "channel.h"
 #include "compat.h"
+#include "engine_worker.h"
 #include "guc.h"
+#include "shared_state.h"
 #include "weight_store.h"
 
 #ifdef PG_MODULE_MAGIC_EXT
@@ -30,4 +33,10 @@ _PG_init(void)
 {
 	moe_define_settings();
 	moe_store_request_shmem();
+	moe_shared_state_init();
+	if (process_shared_preload_libraries_in_progress && moe_shared_engine && !IsBinaryUpgrade)
+	{
+		moe_engine_request_shmem();
+		moe_engine_register();
+	}
 }

@@ -5,8 +5,14 @@
  *
  * A run lives in a memory context below the caller's.  When that is deleted,
  * by moe_run_end() or because an error, a closed cursor or a LIMIT ended the
- * query, a callback frees the engine's objects and lets the model go.  Between
+ * query, a callback frees what the host has of it and lets the model go.  Between
  * two steps of the engine interrupts are served and tokens are counted.
+ *
+ * What a run counts goes to three places: the session's sums (moe.status), the limits
+ * of the statement and of its roles (budget.c), and what all may see (stats.c).
+ *
+ * The host is this backend if it has opened the model with its weights
+ * (run_local.c), else the shared engine (run_shared.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -16,29 +22,11 @@
 #include "compat.h"
 #include "error.h"
 #include "guc.h"
-#include "run.h"
+#include "run_host.h"
 #include "utils/memutils.h"
 
-struct MoeSeq
-{
-	moe_seq    *seq;			/* freed with the scheduler */
-};
-
-struct MoeRun
-{
-	dlist_node	node;			/* in runs */
-	MemoryContext context;
-	MemoryContextCallback on_delete;
-	MoeOpenModel *model;
-	moe_scheduler *scheduler;	/* NULL once freed */
-	MoeSeq	  **seqs;
-	int			n_seqs,
-				max_seqs;
-	int			counted_upto;	/* sequences before this one are done and counted */
-	MoeRunTotals counted;		/* what of this run is in totals */
-	MoeRunTotals done;			/* tokens of the sequences before counted_upto */
-	int64		requested;		/* sum of the sequences' max_tokens */
-};
+StaticAssertDecl((int) MOE_STAT_GENERATE == (int) MOE_TASK_GENERATE &&
+				 (int) MOE_STAT_NEXT == (int) MOE_TASK_NEXT, "tasks are numbered alike");
 
 static dlist_head runs = DLIST_STATIC_INIT(runs);
 static MoeRunTotals totals;
@@ -48,74 +36,9 @@ static TimestampTz budget_statement = 0;
 static int64 budget_used = 0;
 
 static void
-free_engine_objects(MoeRun *run)
-{
-	if (run->scheduler == NULL)
-		return;
-	moe_scheduler_free(run->scheduler);
-	run->scheduler = NULL;
-	run->model->users--;
-	dlist_delete(&run->node);
-}
-
-static void
-run_deleted(void *arg)
-{
-	free_engine_objects(arg);
-}
-
-/*
- * Begin a run of the model in a context below the current one
- */
-MoeRun *
-moe_run_begin(MoeOpenModel *model)
-{
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "pg_moe run",
-												  ALLOCSET_SMALL_SIZES);
-	MoeRun	   *run = MemoryContextAllocZero(context, sizeof(MoeRun));
-	moe_scheduler_options options = {0};
-	moe_error	err = {0};
-
-	run->context = context;
-	run->model = model;
-	run->max_seqs = 8;
-	run->seqs = MemoryContextAlloc(context, sizeof(MoeSeq *) * run->max_seqs);
-	run->on_delete.func = run_deleted;
-	run->on_delete.arg = run;
-	MemoryContextRegisterResetCallback(context, &run->on_delete);
-
-	options.cancel = moe_cancel_by_interrupt;
-	moe_check(moe_scheduler_create(model->model, &options, &run->scheduler, &err), &err);
-	model->users++;
-	dlist_push_head(&runs, &run->node);
-	return run;
-}
-
-/*
- * Queue a request.  The sequence lives as long as the run.
- */
-MoeSeq *
-moe_run_add(MoeRun *run, const moe_request *request)
-{
-	MoeSeq	   *seq = MemoryContextAllocZero(run->context, sizeof(MoeSeq));
-	moe_error	err = {0};
-
-	if (run->n_seqs == run->max_seqs)
-	{
-		run->max_seqs *= 2;
-		run->seqs = repalloc_huge(run->seqs, sizeof(MoeSeq *) * run->max_seqs);
-	}
-	moe_check(moe_scheduler_add(run->scheduler, request, &seq->seq, &err), &err);
-	run->seqs[run->n_seqs++] = seq;
-	if (request->task == MOE_TASK_GENERATE)
-		run->requested += request->max_tokens;
-	return seq;
-}
-
-static void
 add_usage(MoeRunTotals *sum, const MoeSeq *seq)
 {
-	const moe_usage *usage = moe_seq_usage(seq->seq);
+	const moe_usage *usage = moe_run_usage(seq);
 
 	sum->prompt_tokens += usage->prompt_tokens;
 	sum->cached_tokens += usage->cached_tokens;
@@ -132,10 +55,21 @@ count_tokens(MoeRun *run)
 	int64		fresh;
 
 	while (run->counted_upto < run->n_seqs && moe_run_done(run->seqs[run->counted_upto]))
+	{
+		run->read_by_done += run->seqs[run->counted_upto]->prompt_tokens;
 		add_usage(&run->done, run->seqs[run->counted_upto++]);
+	}
 	now = run->done;
+	run->progress.prompt_read = run->read_by_done;
 	for (int i = run->counted_upto; i < run->n_seqs; i++)
-		add_usage(&now, run->seqs[i]);
+	{
+		const MoeSeq *seq = run->seqs[i];
+
+		add_usage(&now, seq);
+		run->progress.prompt_read += moe_run_done(seq)
+			? seq->prompt_tokens : run->host->prompt_read(seq);
+	}
+	run->progress.generated_tokens = now.generated_tokens;
 
 	fresh = (now.prompt_tokens - run->counted.prompt_tokens) +
 		(now.generated_tokens - run->counted.generated_tokens);
@@ -150,10 +84,87 @@ count_tokens(MoeRun *run)
 		budget_used = 0;
 	}
 	budget_used += fresh;
+	moe_budgets_charge(&run->budgets, fresh);
+}
+
+/*
+ * Add a run that ends to the totals of its model
+ */
+static void
+count_run(MoeRun *run)
+{
+	MoeStatTotals t = {0};
+
+	count_tokens(run);
+	t.requests = run->n_seqs + run->adding;
+	t.errors = run->adding;
+	for (int i = 0; i < run->n_seqs; i++)
+	{
+		bool		done = moe_run_done(run->seqs[i]);
+
+		if (run->host->error(run->seqs[i]) != NULL || (!done && run->failed))
+			t.errors++;
+		else if (!done)
+			t.cancelled++;
+	}
+	t.prompt_tokens = run->counted.prompt_tokens;
+	t.cached_tokens = run->counted.cached_tokens;
+	t.generated_tokens = run->counted.generated_tokens;
+	t.seconds = INSTR_TIME_GET_DOUBLE(run->computing);
+	moe_stat_count(run->model->name, &t);
+	moe_stat_end(run->stat);
 }
 
 static void
-check_budget(void)
+free_run(MoeRun *run)
+{
+	if (!run->alive)
+		return;
+	run->alive = false;
+	count_run(run);
+	run->host->free(run);
+	run->model->users--;
+	dlist_delete(&run->node);
+}
+
+static void
+run_deleted(void *arg)
+{
+	free_run(arg);
+}
+
+/*
+ * Begin a run of the model in a context below the current one
+ */
+MoeRun *
+moe_run_begin(MoeOpenModel *model)
+{
+	const MoeRunHost *host = model->text_only ? &moe_run_shared : &moe_run_local;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "pg_moe run",
+												  ALLOCSET_SMALL_SIZES);
+	MoeRun	   *run = MemoryContextAllocZero(context, host->run_size);
+
+	run->host = host;
+	run->context = context;
+	run->model = model;
+	run->max_seqs = 8;
+	run->seqs = MemoryContextAlloc(context, sizeof(MoeSeq *) * run->max_seqs);
+	INSTR_TIME_SET_ZERO(run->computing);
+	moe_budgets_find(&run->budgets);
+	run->on_delete.func = run_deleted;
+	run->on_delete.arg = run;
+	MemoryContextRegisterResetCallback(context, &run->on_delete);
+
+	model->users++;
+	dlist_push_head(&runs, &run->node);
+	run->alive = true;
+	run->stat = moe_stat_begin(model->name, MOE_STAT_GENERATE, MOE_PHASE_IDLE);
+	host->begin(run);
+	return run;
+}
+
+static void
+check_limits(const MoeRun *run)
 {
 	if (moe_max_tokens_per_query > 0 && budget_used > moe_max_tokens_per_query)
 		ereport(ERROR,
@@ -161,6 +172,7 @@ check_budget(void)
 				 errmsg("statement needs more tokens than moe.max_tokens_per_query allows (%d)",
 						moe_max_tokens_per_query),
 				 errhint("Shorten the prompt or lower max_tokens.")));
+	moe_budgets_check(&run->budgets, 0);
 }
 
 /*
@@ -171,7 +183,7 @@ check_sequences(const MoeRun *run)
 {
 	for (int i = run->counted_upto; i < run->n_seqs; i++)
 	{
-		const moe_error *err = moe_seq_error(run->seqs[i]->seq);
+		const moe_error *err = run->host->error(run->seqs[i]);
 
 		if (err != NULL)
 			moe_throw(err, NULL);
@@ -195,28 +207,77 @@ cancelled_callback(void *arg)
 					 (long long) run->counted.generated_tokens, (long long) run->requested);
 }
 
+static void
+push_callback(MoeRun *run, ErrorContextCallback *callback)
+{
+	callback->callback = cancelled_callback;
+	callback->arg = run;
+	callback->previous = error_context_stack;
+	error_context_stack = callback;
+}
+
+/*
+ * Queue a request.  The sequence lives as long as the run.
+ */
+MoeSeq *
+moe_run_add(MoeRun *run, const moe_request *request)
+{
+	MoeSeq	   *seq = MemoryContextAllocZero(run->context, run->host->seq_size);
+	ErrorContextCallback callback;
+
+	moe_budgets_check(&run->budgets, request->n_prompt);
+	if (run->n_seqs == run->max_seqs)
+	{
+		run->max_seqs *= 2;
+		run->seqs = repalloc_huge(run->seqs, sizeof(MoeSeq *) * run->max_seqs);
+	}
+	seq->run = run;
+	seq->number = run->n_seqs;
+	seq->prompt_tokens = request->n_prompt;
+
+	push_callback(run, &callback);
+	run->adding = true;
+	run->host->add(run, seq, request);
+	run->adding = false;
+	error_context_stack = callback.previous;
+
+	run->seqs[run->n_seqs++] = seq;
+	run->progress.task = (MoeTask) request->task;
+	run->progress.sequences = run->n_seqs;
+	run->progress.prompt_tokens += request->n_prompt;
+	if (request->task == MOE_TASK_GENERATE)
+		run->requested += request->max_tokens;
+	return seq;
+}
+
+static bool
+step(MoeRun *run)
+{
+	ErrorContextCallback callback;
+	bool		busy;
+
+	push_callback(run, &callback);
+	CHECK_FOR_INTERRUPTS();
+	busy = run->host->step(run);
+	error_context_stack = callback.previous;
+
+	check_sequences(run);
+	count_tokens(run);
+	if (busy)
+		check_limits(run);
+	return busy;
+}
+
 /*
  * One step of the engine.  False if there was nothing left to do.
  */
 bool
 moe_run_step(MoeRun *run)
 {
-	ErrorContextCallback callback;
-	moe_error	err = {0};
-	bool		busy = false;
+	bool		busy = step(run);
 
-	callback.callback = cancelled_callback;
-	callback.arg = run;
-	callback.previous = error_context_stack;
-	error_context_stack = &callback;
-
-	CHECK_FOR_INTERRUPTS();
-	moe_check(moe_scheduler_step(run->scheduler, &busy, &err), &err);
-
-	error_context_stack = callback.previous;
-	check_sequences(run);
-	count_tokens(run);
-	check_budget();
+	moe_stat_progress(run->stat, &run->progress);
+	moe_stat_phase(run->stat, MOE_PHASE_IDLE);
 	return busy;
 }
 
@@ -226,7 +287,7 @@ moe_run_step(MoeRun *run)
 void
 moe_run_finish(MoeRun *run)
 {
-	while (moe_run_step(run))
+	while (step(run))
 		 /* go on */ ;
 }
 
@@ -249,13 +310,13 @@ moe_runs_any(void)
 }
 
 /*
- * Free the engine's objects of all runs; the process exits
+ * Free what the hosts have of all runs; the process exits
  */
 void
 moe_runs_abort_all(void)
 {
 	while (!dlist_is_empty(&runs))
-		free_engine_objects(dlist_head_element(MoeRun, node, &runs));
+		free_run(dlist_head_element(MoeRun, node, &runs));
 }
 
 /*
@@ -278,7 +339,7 @@ moe_run_totals(MoeRunTotals *out)
 bool
 moe_run_done(const MoeSeq *seq)
 {
-	return moe_seq_done(seq->seq);
+	return seq->run->host->done(seq);
 }
 
 /*
@@ -287,7 +348,7 @@ moe_run_done(const MoeSeq *seq)
 bool
 moe_run_next(MoeSeq *seq, moe_token *token)
 {
-	return moe_seq_next(seq->seq, token);
+	return seq->run->host->next(seq, token);
 }
 
 /*
@@ -296,7 +357,7 @@ moe_run_next(MoeSeq *seq, moe_token *token)
 const char *
 moe_run_text(const MoeSeq *seq, size_t *len)
 {
-	return moe_seq_text(seq->seq, len);
+	return seq->run->host->text(seq, len);
 }
 
 /*
@@ -305,7 +366,7 @@ moe_run_text(const MoeSeq *seq, size_t *len)
 const float *
 moe_run_embedding(const MoeSeq *seq, int *n)
 {
-	return moe_seq_embedding(seq->seq, n);
+	return seq->run->host->embedding(seq, n);
 }
 
 /*
@@ -314,7 +375,7 @@ moe_run_embedding(const MoeSeq *seq, int *n)
 moe_finish
 moe_run_finish_reason(const MoeSeq *seq)
 {
-	return moe_seq_finish(seq->seq);
+	return seq->run->host->finish(seq);
 }
 
 /*
@@ -323,5 +384,5 @@ moe_run_finish_reason(const MoeSeq *seq)
 const moe_usage *
 moe_run_usage(const MoeSeq *seq)
 {
-	return moe_seq_usage(seq->seq);
+	return seq->run->host->usage(seq);
 }

@@ -123,13 +123,10 @@ Datum
 pg_moe_prewarm(PG_FUNCTION_ARGS)
 {
 	MoeModelRow *row = moe_model_require(moe_text_arg(fcinfo, 0));
-	MoeOpenModel *m = moe_host_open(row, false);
-	moe_error	err = {0};
 	int			n_units;
 	size_t		n_bytes;
 
-	moe_check(moe_model_prewarm(m->model, 0, &moe_cancel_by_interrupt, &n_units, &n_bytes, &err),
-			  &err);
+	moe_host_prewarm(row, &n_units, &n_bytes);
 	return units_and_bytes(fcinfo, n_units, n_bytes);
 }
 

@@ -39,7 +39,7 @@ RESET moe.kv_cache_size;
 -- values that do not exist
 SET moe.cpu_isa = 'mmx';
 SET moe.device = 'cuda';
-SET moe.host = 'shared';
+SET moe.host = 'remote';
 SET moe.threads = -1;
 SET moe.device = 'cpu';
 SET moe.host = 'backend';

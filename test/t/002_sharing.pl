@@ -114,8 +114,10 @@ $node->reload;
 my $victim = $node->background_psql('postgres', on_error_stop => 0);
 my $pid = $victim->query_safe('SELECT pg_backend_pid()');
 $victim->query_safe(q{BEGIN; DECLARE s CURSOR FOR SELECT moe.generate_stream('VACUUM reclaims'); MOVE 2 FROM s});
+my $log_end = -s $node->logfile;
 kill 'KILL', $pid;
 eval { $victim->quit };
+$node->wait_for_log(qr/all server processes terminated; reinitializing/, $log_end);
 ok($node->poll_query_until('postgres', 'SELECT true'), 'the server restarts after a crash');
 is($node->safe_psql('postgres', $generate), $answers[0], 'and the model works again');
 

@@ -36,6 +36,12 @@ my $pocket = $node->safe_psql('postgres',
 	q{SELECT setting || '/pg_moe/pocket-q8_0.gguf' FROM pg_config WHERE name = 'SHAREDIR'});
 $node->safe_psql('postgres', qq{
 	SELECT moe.load_model('mine', '$pocket', '{"query_prefix": "query: "}');
+	CREATE ROLE "Odd Name";
+	CREATE ROLE gone;
+	SELECT moe.grant_model('mine', r) FROM unnest('{public,Odd Name,gone}'::text[]) r;
+	SELECT moe.set_budget('Odd Name', 1000, '1 day 2 hours');
+	SELECT moe.set_budget('gone', 1);
+	DROP ROLE gone;
 	CREATE TABLE notes (body text, emb real[] GENERATED ALWAYS AS (
 		moe.embed_pinned(body, 'c8f2456ce38e15dcb27b8ecc15e2bed1d79b766a32ceb46bdcb2c71ebc2158df')) STORED);
 	CREATE INDEX ON notes ((moe.embed_pinned(body, 'c8f2456ce38e15dcb27b8ecc15e2bed1d79b766a32ceb46bdcb2c71ebc2158df', 'query')));
@@ -48,6 +54,12 @@ is( $node->safe_psql('copy', 'SELECT name FROM moe.models ORDER BY name'),
 	"mine\npocket", 'the registered model is there');
 is( $node->safe_psql('copy', q{SELECT moe.embed('hello', 'mine', 'query') = moe.embed('query: hello')}),
 	't', 'with its options');
+is( $node->safe_psql('copy', 'SELECT * FROM moe.model_grants ORDER BY role'),
+	"mine|Odd Name\nmine|public", 'with the grants on it, but for those of a role that is gone');
+is( $node->safe_psql('copy', 'SELECT role, tokens, "window" FROM moe.budget'),
+	'Odd Name|1000|1 day 02:00:00', 'and budgets');
+is( $node->safe_psql('copy', q{SET ROLE "Odd Name"; SELECT moe.embed('hello', 'mine') IS NOT NULL}),
+	't', 'which mean the same roles');
 my $notes = 'SELECT body, md5(emb::text) FROM notes ORDER BY body';
 is($node->safe_psql('copy', $notes), $node->safe_psql('postgres', $notes),
 	'generated columns are computed again, to the same values');

@@ -149,7 +149,7 @@ static inline moe_status keep_logits(void *ud, int i, const float *logits, moe_e
 static inline void run_tokens(moe_model *model, const int32_t *ids, int n, int chunk, bool prompt,
                               float *logits, float *hidden)
 {
-    const moe_forward forward = {&model->spec, &model->weights, model->device, NULL};
+    const moe_forward forward = {&model->spec, &model->weights, model->device, NULL, NULL};
     int32_t pages[64], tokens[4096], rows[4096];
     int64_t positions[4096];
     const int n_pages = (n + MOE_KV_PAGE - 1) / MOE_KV_PAGE;

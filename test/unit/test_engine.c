@@ -511,6 +511,38 @@ static void test_a_generation_ends_at_the_context(void **state)
     moe_scheduler_free(scheduler);
 }
 
+static void test_a_prompt_is_read_by_and_by(void **state)
+{
+    const pocket *p = *state;
+    static int32_t ids[200];
+    moe_request r = generate(p, 2);
+    moe_scheduler *scheduler;
+    moe_seq *seq;
+    moe_error err = {0};
+    size_t read = 0;
+    bool busy;
+
+    fill_ids(ids, 200, 4096);
+    r.prompt = ids;
+    r.n_prompt = 200;
+    assert_ok(moe_scheduler_create(p->model, &(moe_scheduler_options){.max_step_tokens = 64},
+                                   &scheduler, &err),
+              err);
+    assert_ok(moe_scheduler_add(scheduler, &r, &seq, &err), err);
+    assert_int_equal(moe_seq_prompt_read(seq), 0);
+    while (moe_seq_usage(seq)->generated_tokens == 0) {
+        assert_true(read < 200);
+        assert_ok(moe_scheduler_step(scheduler, &busy, &err), err);
+        assert_true(moe_seq_prompt_read(seq) > read);
+        read = moe_seq_prompt_read(seq);
+    }
+    assert_int_equal(read, 200);
+    assert_ok(moe_scheduler_step(scheduler, &busy, &err), err);
+    assert_true(moe_seq_done(seq));
+    assert_int_equal(moe_seq_prompt_read(seq), 200);
+    moe_scheduler_free(scheduler);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -525,6 +557,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_stop_strings_end_the_text_and_never_show, open_pocket,
                                         close_pocket),
         cmocka_unit_test_setup_teardown(test_a_seed_repeats_a_text, open_pocket, close_pocket),
+        cmocka_unit_test_setup_teardown(test_a_prompt_is_read_by_and_by, open_pocket,
+                                        close_pocket),
         cmocka_unit_test_setup_teardown(test_score_agrees_with_generate, open_pocket,
                                         close_pocket),
         cmocka_unit_test_setup_teardown(test_next_tokens_come_in_order, open_pocket, close_pocket),

@@ -42,10 +42,9 @@ moe_status moe_kv_cache_create(const moe_model_spec *spec, bool f32, size_t max_
     if (n_pages > 1 << 24)
         n_pages = 1 << 24;
     kv->n_pages_max = (int)n_pages;
-    kv->ref_count = calloc(n_pages, sizeof(int32_t));
     kv->free_list = malloc(n_pages * sizeof(int32_t));
     kv->slabs = calloc(n_pages / SLAB_PAGES, sizeof(char *));
-    if (kv->ref_count == NULL || kv->free_list == NULL || kv->slabs == NULL) {
+    if (kv->free_list == NULL || kv->slabs == NULL) {
         moe_kv_cache_free(kv);
         return moe_fail_memory(err, n_pages * sizeof(int32_t));
     }
@@ -60,14 +59,8 @@ void moe_kv_cache_free(moe_kv_cache *kv)
     for (int i = 0; i < kv->n_slabs; i++)
         munmap(kv->slabs[i], kv->page_bytes * SLAB_PAGES);
     free(kv->slabs);
-    free(kv->ref_count);
     free(kv->free_list);
     free(kv);
-}
-
-int moe_kv_cache_available(const moe_kv_cache *kv)
-{
-    return kv->n_pages_max - kv->n_used;
 }
 
 /* Adds a slab's pages to the free list; false when memory is short. */
@@ -90,20 +83,14 @@ static bool grow(moe_kv_cache *kv)
 
 int32_t moe_kv_cache_take(moe_kv_cache *kv)
 {
-    int32_t page;
-
     if (kv->n_free == 0 && !grow(kv))
         return -1;
-    page = kv->free_list[--kv->n_free];
-    kv->ref_count[page] = 1;
     kv->n_used++;
-    return page;
+    return kv->free_list[--kv->n_free];
 }
 
 void moe_kv_cache_release(moe_kv_cache *kv, int32_t page)
 {
-    if (--kv->ref_count[page] > 0)
-        return;
     kv->free_list[kv->n_free++] = page;
     kv->n_used--;
 }

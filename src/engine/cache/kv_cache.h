@@ -3,8 +3,9 @@
  *
  * A page holds MOE_KV_PAGE positions of every cached layer of one sequence: per layer the key slabs
  * of each KV head, then the value rows of each KV head (none for MLA, where values are a part of
- * the keys). Pages are counted references; they are taken from the operating system in slabs that
- * cost memory only once written, up to the limit given at creation.
+ * the keys). Pages are taken from the operating system in slabs that cost memory only once written,
+ * up to the limit given at creation.  A page has one owner: a sequence, or a node of the prefix
+ * cache (prefix_cache.h), which counts who uses it.
  */
 #ifndef MOE_KV_CACHE_H
 #define MOE_KV_CACHE_H
@@ -20,10 +21,9 @@ typedef struct moe_kv_cache {
     size_t k_bytes, v_bytes; /* of one KV head in one page */
     size_t layer_bytes, page_bytes;
     int n_pages, n_pages_max; /* made so far, limit */
-    int n_used;
-    char **slabs; /* n_pages / SLAB pages each */
+    int n_used;               /* that have an owner */
+    char **slabs;             /* n_pages / SLAB pages each */
     int n_slabs;
-    int32_t *ref_count; /* (n_pages_max) */
     int32_t *free_list; /* stack of n_free page numbers */
     int n_free;
 } moe_kv_cache;
@@ -33,10 +33,7 @@ moe_status moe_kv_cache_create(const moe_model_spec *spec, bool f32, size_t max_
                                moe_kv_cache **out, moe_error *err);
 void moe_kv_cache_free(moe_kv_cache *kv);
 
-/* Pages that can still be taken. */
-int moe_kv_cache_available(const moe_kv_cache *kv);
-
-/* Takes a page with one reference; -1 when the limit is reached or memory is short. */
+/* Takes a page; -1 when the limit is reached or memory is short. */
 int32_t moe_kv_cache_take(moe_kv_cache *kv);
 void moe_kv_cache_release(moe_kv_cache *kv, int32_t page);
 

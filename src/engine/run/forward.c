@@ -62,6 +62,8 @@ static moe_status run(const moe_forward *f, const moe_step *step, const int32_t 
     ops->norm(f->device, step, &slots[MOE_OUTPUT_NORM], &slots[MOE_OUTPUT_NORM_BIAS], MOE_BUF_X,
               MOE_BUF_H);
     ops->pool(f->device, step);
+    if (f->computed != NULL)
+        f->computed(ud);
     for (int i = 0; i < n_out; i += MOE_LOGIT_ROWS) {
         const int n = n_out - i < MOE_LOGIT_ROWS ? n_out - i : MOE_LOGIT_ROWS;
         const float *logits;

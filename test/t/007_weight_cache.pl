@@ -10,6 +10,7 @@ use Test::More;
 
 my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init;
+$node->append_conf('postgresql.conf', "moe.host = 'backend'");
 $node->start;
 $node->safe_psql('postgres', 'CREATE EXTENSION pg_moe');
 my $pocket = $node->safe_psql('postgres',
