@@ -417,18 +417,17 @@ warn_about_private_memory(const char *name)
 }
 
 /*
- * Open a model whose files have the stamp
+ * Open a model whose files have the stamp.  NULL and an error if that fails.
  */
 static MoeOpenModel *
 open_model(const MoeModelRow *row, const char *path, const char *stamp, const char *options_text,
-		   bool text_only)
+		   bool text_only, moe_error *err)
 {
 	MoeOptions	options;
 	MoeOpenModel *m;
 	MemoryContext caller;
 	moe_model_options open_options = {0};
 	moe_model  *model = NULL;
-	moe_error	err = {0};
 	moe_status	status;
 
 	moe_options_init(&options);
@@ -459,12 +458,12 @@ open_model(const MoeModelRow *row, const char *path, const char *stamp, const ch
 	moe_host_open_options(&open_options, &m->spec);
 	open_options.chat_template = options.chat_template;
 	if (text_only)
-		status = moe_model_describe(path, &open_options, &model, &err);
+		status = moe_model_describe(path, &open_options, &model, err);
 	else
 	{
 		MoeStat		stat = moe_stat_begin(row->name, MOE_STAT_LOAD, MOE_PHASE_LOADING);
 
-		status = moe_model_open(engine, path, &open_options, &model, &err);
+		status = moe_model_open(engine, path, &open_options, &model, err);
 		moe_stat_end(stat);
 	}
 
@@ -477,7 +476,7 @@ open_model(const MoeModelRow *row, const char *path, const char *stamp, const ch
 	{
 		m->model = NULL;
 		close_model(m);
-		moe_throw(&err, psprintf("could not open model \"%s\"", row->name));
+		return NULL;
 	}
 	warn_about_private_memory(row->name);
 	return m;
@@ -511,7 +510,11 @@ load_weights(const MoeModelRow *row, const char *path, const char *stamp, const 
 	if (moe_store_holds(row->weights_key) || moe_engine_holds(row->weights_key))
 		return;
 	ensure_engine();
-	m = open_model(row, path, stamp, options_text, false);
+	m = open_model(row, path, stamp, options_text, false, &err);
+	if (m == NULL && err.status == MOE_ERR_MEMORY)
+		return;					/* the engine can close models to make room */
+	if (m == NULL)
+		moe_throw(&err, psprintf("could not open model \"%s\"", row->name));
 	status = prewarm(m, &n_units, &n_bytes, &err);
 	close_model(m);
 	moe_check(status, &err);
@@ -556,7 +559,10 @@ open_for(const MoeModelRow *row, Purpose purpose)
 	}
 	if (purpose == FOR_SHARED)
 		load_weights(row, path, stamp, options_text);
-	return open_model(row, path, stamp, options_text, purpose != FOR_LOCAL);
+	m = open_model(row, path, stamp, options_text, purpose != FOR_LOCAL, &err);
+	if (m == NULL)
+		moe_throw(&err, psprintf("could not open model \"%s\"", row->name));
+	return m;
 }
 
 /*

@@ -128,6 +128,26 @@ huge_pages = try
 	is($node->safe_psql('postgres', $generate), $answer, 'with the same answers');
 }
 
+# the shared engine makes room for a model by closing another one that nobody uses
+{
+	my $file = $node->basedir . '/third.gguf';
+	copy($pocket, $file) or die $!;
+	open my $fh, '+<:raw', $file or die $!;
+	seek $fh, -1, 2;
+	print $fh "\2";
+	close $fh;
+	$node->append_conf('postgresql.conf', "moe.host = 'shared'");
+	$node->restart;
+	$node->safe_psql('postgres', "SELECT moe.load_model('third', '$file')");
+	is($node->safe_psql('postgres', $generate), $answer, 'the shared engine runs a model larger than the cache');
+	isnt($node->safe_psql('postgres', q{SELECT moe.generate('VACUUM reclaims', 'third', 4)}), '', 'then another one');
+	is($node->safe_psql('postgres', $generate), $answer, 'and the first one again');
+	is($node->safe_psql('postgres', q{SELECT model, pinned FROM moe.weight_cache}), 'pocket|0', 'with no pins at rest');
+	$node->safe_psql('postgres', q{SELECT moe.drop_model('third')});
+	$node->append_conf('postgresql.conf', "moe.host = 'backend'");
+	$node->restart;
+}
+
 # a backend that dies with pins in main shared memory
 {
 	$node->append_conf('postgresql.conf', 'restart_after_crash = on');
