@@ -1,6 +1,6 @@
 /*
  * The table of element types: every number of the GGUF format, and after 256 the types that only
- * safetensors files use.
+ * safetensors files use, and one that only packed weights have.
  *
  * Types outside the kernels' reach are listed too, because the size of a tensor must be known to
  * check it against the file, and because an error should name the type.  Numbers that the format
@@ -58,6 +58,8 @@ static const moe_type_info safetensors_types[] = {
     {"F4", 2, 1, false},      {"F6_E2M3", 4, 3, false}, {"F6_E3M2", 4, 3, false},
 };
 
+static const moe_type_info bf16_pairs = {"BF16", 1, 2, true};
+
 static const moe_type_info *entry(const moe_type_info *table, size_t n, int i)
 {
     return i >= 0 && (size_t)i < n && table[i].name != NULL ? &table[i] : NULL;
@@ -65,6 +67,8 @@ static const moe_type_info *entry(const moe_type_info *table, size_t n, int i)
 
 const moe_type_info *moe_type_info_of(int type)
 {
+    if (type == MOE_TYPE_BF16_PAIRS)
+        return &bf16_pairs;
     if (type >= FIRST_SAFETENSORS_TYPE)
         return entry(safetensors_types, sizeof(safetensors_types) / sizeof(safetensors_types[0]),
                      type - FIRST_SAFETENSORS_TYPE);

@@ -24,6 +24,7 @@ typedef enum moe_type {
     MOE_TYPE_Q5_K = 13,
     MOE_TYPE_Q6_K = 14,
     MOE_TYPE_BF16 = 30,
+    MOE_TYPE_BF16_PAIRS = 512, /* in no file: BF16 for products with activations in BF16 */
     MOE_TYPE_NONE = -1,
 } moe_type;
 

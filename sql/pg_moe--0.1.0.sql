@@ -59,9 +59,9 @@ INSERT INTO moe.model_catalog VALUES
  * Registers a GGUF file (the first of a split set) or a Hugging Face folder on the
  * server.  Needs superuser or pg_read_server_files.  Options: replace (an existing
  * model of that name), n_ctx (a shorter context than the model was trained for),
- * kv_type ("auto", "f16", "f32"), quantize ("none", "q8_0": unquantised weights in 8
- * bits), chat_template (instead of the file's), query_prefix and passage_prefix (put
- * before texts that are embedded).
+ * kv_type ("auto", "f16", "f32"), quantize ("none"; "bf16", "q8_0": unquantised weights
+ * in 16 or 8 bits), chat_template (instead of the file's), query_prefix and
+ * passage_prefix (put before texts that are embedded).
  */
 CREATE FUNCTION moe.load_model(name text, path text, options jsonb DEFAULT NULL)
 RETURNS void

@@ -17,7 +17,9 @@
                               const int32_t *n_first, float *m, float *l, float *o,                \
                               void *scratch);                                                      \
     void moe_attn_combine_##isa(float *m, float *l, float *o, float m_b, float l_b,                \
-                                const float *o_b, int d_v)
+                                const float *o_b, int d_v);                                        \
+    void moe_attn_text_##isa(const float *q, const float *k, const float *v, int64_t ld, int n,    \
+                             int d, float scale, float *o, void *scratch)
 
 MOE_DECLARE_ATTENTION(scalar);
 MOE_DECLARE_ATTENTION(avx2);

@@ -174,10 +174,12 @@ static void chunk_scores(const attn_call *call, int query, int n)
     }
 }
 
-/* Turns the raw scores of a query into exp(score - m), in place; gives m and the sum. */
+/* Turns the raw scores of a query into exp(score - m), in place; gives m and the sum.  Only the
+ * first and the last vector can hold masked positions. */
 static void probabilities(float *scores, int first, int end, float scale, float *m, float *l)
 {
     const v16 factor = v16_set1(scale);
+    const int begin = first / 16 * 16;
     v16 largest = v16_set1(-INFINITY), sum = v16_zero();
 
     if (first >= end) {
@@ -185,17 +187,19 @@ static void probabilities(float *scores, int first, int end, float scale, float 
         *l = 0.0f;
         return;
     }
-    for (int t = first / 16 * 16; t < end; t += 16) {
+    for (int t = begin; t < end; t += 16) {
         v16 s = v16_mul(v16_load(scores + t), factor);
-        s = v16_keep(s, first - t, end - t, -INFINITY);
+        if (t < first || t + 16 > end)
+            s = v16_keep(s, first - t, end - t, -INFINITY);
         largest = v16_max(largest, s);
         v16_store(scores + t, s);
     }
     *m = v16_largest(largest);
     largest = v16_set1(*m);
-    for (int t = first / 16 * 16; t < end; t += 16) {
-        v16 p = v16_exp(v16_sub(v16_load(scores + t), largest));
-        p = v16_keep(p, first - t, end - t, 0.0f);
+    for (int t = begin; t < end; t += 16) {
+        v16 p = v16_exp_falling(v16_sub(v16_load(scores + t), largest));
+        if (t < first || t + 16 > end)
+            p = v16_keep(p, first - t, end - t, 0.0f);
         sum = v16_add(sum, p);
         v16_store(scores + t, p);
     }
@@ -213,6 +217,8 @@ static void outputs_over(const attn_call *call, int query, const float *p, int n
                     .last_lanes = left < 16 ? left : 16};
     int stop;
 
+    if (begin >= end)
+        return;
     job.from = job.to;
     job.ld_from = job.ld_to;
     for (int t = begin; t < end; t = stop) {
@@ -386,5 +392,106 @@ void ISA(moe_kv_store)(const float *k, const float *v, int pos_in_page, int d_k,
         int n = d_v - i < 16 ? d_v - i : 16;
         v16_store_f16(half, v16_load_n(v + i, n));
         memcpy((uint16_t *)v_page + v_offset + i, half, (size_t)n * sizeof *half);
+    }
+}
+
+/* --- a whole text --------------------------------------------------------------------------- */
+
+/* Rows of keys to slabs of (d, 16 positions); positions behind the last are zeros. */
+static void transpose_keys(const float *k, int64_t ld, int n, int d, float *slabs)
+{
+    for (int t = 0; t < n; t += 16) {
+        const int rows = n - t < 16 ? n - t : 16;
+
+        for (int j = 0; j < d; j += 16) {
+            const int width = d - j < 16 ? d - j : 16;
+            v16 row[16];
+
+            if (rows == 16 && width == 16) {
+#pragma GCC unroll 16
+                for (int i = 0; i < 16; i++)
+                    row[i] = v16_load(k + (t + i) * ld + j);
+            } else {
+                for (int i = 0; i < 16; i++)
+                    row[i] = i < rows ? v16_load_n(k + (t + i) * ld + j, width) : v16_zero();
+            }
+            v16_transpose(row);
+            for (int i = 0; i < width; i++)
+                v16_store(slabs + (int64_t)t * d + (j + i) * 16, row[i]);
+        }
+    }
+}
+
+/* One product of n_rows rows of x (ld_x) with the vectors of w, into `to` (ld_to). */
+static void text_product(tile_job job, int n_groups, const float *x, int64_t ld_x, int n_rows,
+                         int last_lanes)
+{
+    const int most = TILE_GROUPS_FOR(even_part(n_rows, TILE_TOKENS));
+    const char *w = job.w;
+    float *to = job.to;
+    int groups, n;
+
+    for (int g = 0; g < n_groups; g += groups) {
+        groups = n_groups - g < most ? n_groups - g : most;
+        job.last_lanes = g + groups == n_groups ? last_lanes : 16;
+        job.w = w + g * job.w_group;
+        for (int t = 0; t < n_rows; t += n) {
+            n = (int)even_part(n_rows - t, TILE_TOKENS);
+            for (int i = 0; i < n; i++)
+                job.x[i] = x + (t + i) * ld_x;
+            job.to = to + t * job.ld_to + 16 * g;
+            ISA(moe_tile_run)(&job, STORED_F32, groups, n);
+        }
+    }
+}
+
+void ISA(moe_attn_text)(const float *q, const float *k, const float *v, int64_t ld, int n, int d,
+                        float scale, float *o, void *scratch)
+{
+    float m[2][MOE_ATTN_CHUNK], l[2][MOE_ATTN_CHUNK]; /* [0]: running result, [1]: of a block */
+    float *slabs = scratch;
+    float *scores = slabs + (int64_t)(n + 15) / 16 * 16 * d;
+    float *sums[2] = {scores + MOE_ATTN_CHUNK * MOE_ATTN_BLOCK,
+                      scores + MOE_ATTN_CHUNK * (MOE_ATTN_BLOCK + d)};
+    const int width = (d + 15) / 16;
+    int rows;
+
+    transpose_keys(k, ld, n, d, slabs);
+    for (int query = 0; query < n; query += rows) {
+        rows = (int)even_part(n - query, MOE_ATTN_CHUNK);
+        for (int first = 0; first < n; first += MOE_ATTN_BLOCK) {
+            const int n_keys = n - first < MOE_ATTN_BLOCK ? n - first : MOE_ATTN_BLOCK;
+            const int b = first > 0;
+            const tile_job score = {.w = slabs + (int64_t)first * d,
+                                    .w_group = (int64_t)d * 64,
+                                    .w_step = 64,
+                                    .n_k = d,
+                                    .to = scores,
+                                    .ld_to = MOE_ATTN_BLOCK};
+            const tile_job output = {.w = v + first * ld,
+                                     .w_group = 64,
+                                     .w_step = ld * 4,
+                                     .n_k = n_keys,
+                                     .to = sums[b],
+                                     .ld_to = d};
+
+            text_product(score, (n_keys + 15) / 16, q + query * ld, ld, rows, 16);
+            for (int i = 0; i < rows; i++)
+                probabilities(scores + i * MOE_ATTN_BLOCK, 0, n_keys, scale, &m[b][i], &l[b][i]);
+            text_product(output, width, scores, MOE_ATTN_BLOCK, rows, d - 16 * (width - 1));
+            for (int i = 0; b > 0 && i < rows; i++)
+                ISA(moe_attn_combine)
+                (&m[0][i], &l[0][i], sums[0] + i * d, m[1][i], l[1][i], sums[1] + i * d, d);
+        }
+        for (int i = 0; i < rows; i++) {
+            const v16 factor = v16_set1(1.0f / l[0][i]);
+
+            for (int j = 0; j < d; j += 16) {
+                const int lanes = d - j < 16 ? d - j : 16;
+                v16 sum = v16_load_n(sums[0] + i * d + j, lanes);
+
+                v16_store_n(o + (query + i) * ld + j, v16_mul(factor, sum), lanes);
+            }
+        }
     }
 }

@@ -1,7 +1,7 @@
 /*
  * Which kernels run: what the CPU and the operating system offer, and one constant table of
  * functions per instruction set.  The tables differ in speed only (NUMERICS.md).  AMX is AVX-512
- * with another product of quantised weights.
+ * with other products of quantised and of BF16_PAIRS weights.
  */
 #include "kernels.h"
 
@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "attention.h"
+#include "bf16_matmul.h"
 #include "float_matmul.h"
 #include "pack.h"
 #include "quant.h"
@@ -55,7 +56,7 @@ moe_isa moe_cpu_best_isa(void)
     if (!all_bits(state, XCR0_AVX512) || !all_bits(ecx, bit_AVX512VNNI) ||
         !all_bits(ebx, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL))
         return MOE_ISA_AVX2;
-    if (!all_bits(state, XCR0_AMX) || !all_bits(edx, bit_AMX_TILE | bit_AMX_INT8) ||
+    if (!all_bits(state, XCR0_AMX) || !all_bits(edx, bit_AMX_TILE | bit_AMX_INT8 | bit_AMX_BF16) ||
         !may_use_tiles())
         return MOE_ISA_AVX512;
     return MOE_ISA_AMX;
@@ -69,6 +70,8 @@ moe_isa moe_cpu_best_isa(void)
     {                                                                                              \
         if (moe_act_form_of(w->type) == MOE_ACT_F32)                                               \
             moe_matmul_float_##float_isa(w, group_begin, group_end, x, rows, n_tokens, y, ldy);    \
+        else if (w->type == MOE_TYPE_BF16_PAIRS)                                                   \
+            moe_matmul_bf16_##isa(w, group_begin, group_end, x, rows, n_tokens, y, ldy);           \
         else                                                                                       \
             moe_matmul_quant_##isa(w, group_begin, group_end, x, rows, n_tokens, y, ldy);          \
     }
@@ -84,6 +87,7 @@ DEFINE_MATMUL(amx, avx512)
         .isa = number, .name = #product, .matmul = matmul_##product,                               \
         .pack_group = moe_pack_group_##isa_, .quantize_32 = moe_quantize_32_##isa_,                \
         .quantize_256 = moe_quantize_256_##isa_, .quantize_8 = moe_quantize_8_##isa_,              \
+        .round_bf16 = moe_round_bf16_##product, .bf16_bytes = number == MOE_ISA_AMX ? 2 : 4,       \
         .dot = moe_dot_##isa_, .sum = moe_sum_##isa_, .max = moe_max_##isa_,                       \
         .rms_norm = moe_rms_norm_##isa_, .layer_norm = moe_layer_norm_##isa_,                      \
         .add = moe_add_##isa_, .add_scaled = moe_add_scaled_##isa_, .scale = moe_scale_##isa_,     \
@@ -92,6 +96,7 @@ DEFINE_MATMUL(amx, avx512)
         .sigmoid = moe_sigmoid_##isa_, .softmax = moe_softmax_##isa_,                              \
         .exp_sum = moe_exp_sum_##isa_, .rope = moe_rope_##isa_, .kv_store = moe_kv_store_##isa_,   \
         .attn_block = moe_attn_block_##isa_, .attn_combine = moe_attn_combine_##isa_,              \
+        .attn_text = moe_attn_text_##isa_,                                                         \
     }
 
 static const moe_kernels tables[] = {

@@ -9,7 +9,7 @@
  */
 #include "float_tile.inl"
 
-#define MATMUL_CHUNK 72 /* most tokens that share a widened stretch of weights */
+#define MATMUL_CHUNK 144 /* most tokens that share a widened stretch of weights */
 #define MATMUL_K 128    /* columns of such a stretch */
 
 typedef struct matmul_chunk {

@@ -14,3 +14,8 @@ uint16_t moe_f32_to_f16(float f)
 {
     return moe_narrow_f16(f);
 }
+
+uint16_t moe_f32_to_bf16(float f)
+{
+    return moe_narrow_bf16(f);
+}

@@ -3,6 +3,7 @@
  *
  * Widening is exact.  Narrowing to binary16 rounds to nearest even; NaNs become quiet and keep the
  * upper bits of their payload, as the F16C instructions do, so that all instruction sets agree.
+ * Narrowing to bfloat16 is the one that products of activations in BF16 are defined with.
  */
 #ifndef MOE_CPU_HALF_H
 #define MOE_CPU_HALF_H
@@ -63,6 +64,19 @@ static inline uint16_t moe_narrow_f16(float f)
     }
     uint32_t odd = magnitude >> 13 & 1;
     return (uint16_t)(sign | ((magnitude - ((127 - 15) << 23) + 0xfff + odd) >> 13));
+}
+
+/* To nearest even; +0 below 2^-56, so that no sum of products can be denormal (NUMERICS.md). */
+static inline uint16_t moe_narrow_bf16(float f)
+{
+    uint32_t bits = moe_float_to_bits(f);
+    uint32_t magnitude = bits & 0x7fffffff;
+
+    if (magnitude < 0x23800000)
+        return 0;
+    if (magnitude > 0x7f800000)
+        return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
 #endif

@@ -26,12 +26,13 @@ typedef enum moe_isa {
     MOE_ISA_SCALAR = 0,
     MOE_ISA_AVX2 = 1,   /* AVX2, FMA, F16C */
     MOE_ISA_AVX512 = 2, /* AVX-512 F, BW, DQ, VL and VNNI */
-    MOE_ISA_AMX = 3,    /* AVX512 and AMX tiles for int8 */
+    MOE_ISA_AMX = 3,    /* AVX512 and AMX tiles for int8 and BF16 */
 } moe_isa;
 
 /* The form of the activations that a weight type is multiplied with. */
 typedef enum moe_act_form {
     MOE_ACT_F32 = 0, /* F32, F16, BF16 weights */
+    MOE_ACT_BF16,    /* rounded to BF16: BF16_PAIRS weights */
     MOE_ACT_Q15_32,  /* 15-bit integers, one scale per 32 columns: Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 */
     MOE_ACT_Q15_256, /* 15-bit integers, one scale per 256 columns: Q4_K, Q5_K, Q6_K */
     MOE_ACT_Q8,      /* 8-bit integers, one scale per 32 columns: every quantised type, faster */
@@ -71,7 +72,14 @@ typedef struct moe_activations {
     moe_act_planes b32;  /* one scale per 32 columns */
     moe_act_planes b256; /* one scale per 256 columns */
     moe_act_bytes q8;    /* quantised weights take these if they are there */
+    const void *bf16;    /* (n_tokens, moe_bf16_columns(n_cols)), as moe_kernels.round_bf16 gives */
 } moe_activations;
+
+/* Columns of a row of activations in BF16, the last ones zeros: whole units of 32. */
+static inline int64_t moe_bf16_columns(int64_t n_cols)
+{
+    return (n_cols + 31) / 32 * 32;
+}
 
 /* --- packed weights (the same for every instruction set) ---------------------------------------
  */
@@ -92,6 +100,10 @@ void moe_dequantize(moe_type type, const void *src, int64_t n_cols, float *dst);
 float moe_f16_to_f32(uint16_t h);
 uint16_t moe_f32_to_f16(float f);
 
+/* The rounding of weights and activations to BF16 (NUMERICS.md): to nearest even, but zero below
+ * 2^-56. */
+uint16_t moe_f32_to_bf16(float f);
+
 /* One KV cache block of at most MOE_ATTN_BLOCK keys of one KV head.
  * K page: MOE_KV_PAGE / 16 slabs of (d_k, 16 positions), so lanes run across positions.
  * V page: (MOE_KV_PAGE positions, d_v), so lanes run across the width.
@@ -106,6 +118,8 @@ typedef struct moe_attn_block {
 
 /* Bytes that moe_kernels.attn_block needs as scratch. */
 size_t moe_attn_scratch_bytes(int d_k, int d_v, int n_queries);
+/* The same for moe_kernels.attn_text. */
+size_t moe_attn_text_scratch_bytes(int n, int d);
 
 /* --- the table -----------------------------------------------------------------------------------
  */
@@ -139,6 +153,11 @@ typedef struct moe_kernels {
     /* One row to 8-bit integers, per block of 32 columns: d = amax / 127, q = rint(x * (127 /
      * amax)), small and non-finite blocks as above; sums over 16 columns. */
     void (*quantize_8)(const float *x, int64_t n_cols, int8_t *q, float *d, int32_t *sums);
+
+    /* One row to BF16, filled up with zeros to whole units of 32 columns.  An element has
+     * bf16_bytes: 2 if the product reads BF16, 4 if it reads floats that hold such values. */
+    void (*round_bf16)(const float *x, int64_t n_cols, void *y);
+    int bf16_bytes;
 
     /* Sums along a vector: 16 lanes, lane i takes i, i+16, … by fma, then the tree
      * (i, i+8), (i, i+4), (i, i+2), (i, i+1). */
@@ -185,6 +204,12 @@ typedef struct moe_kernels {
     void (*attn_block)(const float *q, int64_t ldq, int n_queries, float scale,
                        const moe_attn_block *kv, const int32_t *n_valid, const int32_t *n_first,
                        float *m, float *l, float *o, void *scratch);
+
+    /* Attention of one head over a text of n tokens that all see each other: rows t of q, k, v and o
+     * (n, d) begin at q + t * ld and so on.  o is divided by the sums.  15 floats behind the last
+     * row of v must be readable.  scratch: moe_attn_text_scratch_bytes. */
+    void (*attn_text)(const float *q, const float *k, const float *v, int64_t ld, int n, int d,
+                      float scale, float *o, void *scratch);
 
     /* Folds block b into the running result of one query: m, l, o (d_v) <- combine. */
     void (*attn_combine)(float *m, float *l, float *o, float m_b, float l_b, const float *o_b,

@@ -3,8 +3,9 @@
  * read them, and back.
  *
  * F32, F16 and BF16: for each column 16 consecutive elements, one per row, as stored; a group is
- * filled up to a multiple of 64 bytes.  Quantised types: quant.h has the layout.  A row that does
- * not exist is packed as zeros, which gives the result zero.
+ * filled up to a multiple of 64 bytes.  BF16_PAIRS: for each two columns 16 pairs, one per row, as
+ * AMX takes them; columns are filled up to a multiple of 32.  Quantised types: quant.h has the
+ * layout.  A row that does not exist is packed as zeros, which gives the result zero.
  */
 #include <string.h>
 
@@ -18,6 +19,7 @@ static int element_bytes(moe_type type)
         return 4;
     case MOE_TYPE_F16:
     case MOE_TYPE_BF16:
+    case MOE_TYPE_BF16_PAIRS:
         return 2;
     default:
         return 0;
@@ -26,6 +28,8 @@ static int element_bytes(moe_type type)
 
 moe_act_form moe_act_form_of(moe_type type)
 {
+    if (type == MOE_TYPE_BF16_PAIRS)
+        return MOE_ACT_BF16;
     switch (moe_quant_form_of(type).columns) {
     case 32:
         return MOE_ACT_Q15_32;
@@ -42,6 +46,8 @@ size_t moe_packed_group_bytes(moe_type type, int64_t n_cols)
     size_t elements = (size_t)n_cols * MOE_GROUP_ROWS * (size_t)element_bytes(type);
     size_t n_blocks;
 
+    if (type == MOE_TYPE_BF16_PAIRS)
+        return (size_t)moe_bf16_columns(n_cols) * MOE_GROUP_ROWS * 2;
     if (form.columns == 0)
         return (elements + 63) / 64 * 64;
     n_blocks = (size_t)(n_cols / form.columns);
@@ -182,6 +188,12 @@ void moe_quant_read_packed(moe_type type, const uint8_t *group, int lane, int64_
                  block->q + MOE_QUANT_UNIT * u);
 }
 
+/* Where element (row lane, column k) of a group of BF16_PAIRS lies. */
+static size_t bf16_pair_offset(int64_t k, int64_t lane)
+{
+    return (size_t)((k / 2 * MOE_GROUP_ROWS + lane) * 4 + k % 2 * 2);
+}
+
 /* Inlined, so that the copies are of a constant size. */
 static inline void pack_elements(const size_t size, const void *const rows[], int n_rows,
                                  int64_t n_cols, uint8_t *out)
@@ -201,6 +213,12 @@ void moe_pack_group_scalar(moe_type type, const void *const rows[], int n_rows, 
     moe_quant_block block;
 
     memset(dst, 0, moe_packed_group_bytes(type, n_cols));
+    if (type == MOE_TYPE_BF16_PAIRS) {
+        for (int64_t k = 0; k < n_cols; k++)
+            for (int64_t lane = 0; lane < n_rows; lane++)
+                memcpy(out + bf16_pair_offset(k, lane), (const uint8_t *)rows[lane] + 2 * k, 2);
+        return;
+    }
     if (form.columns == 0) {
         if (size == 4)
             pack_elements(4, rows, n_rows, n_cols, out);
@@ -229,6 +247,11 @@ void moe_unpack_row(const moe_matrix *w, int64_t row, float *dst)
     if (w->type == MOE_TYPE_F32) {
         for (int64_t k = 0; k < w->n_cols; k++)
             memcpy(dst + k, group + (k * MOE_GROUP_ROWS + lane) * 4, 4);
+        return;
+    }
+    if (w->type == MOE_TYPE_BF16_PAIRS) {
+        for (int64_t k = 0; k < w->n_cols; k++)
+            moe_dequantize(MOE_TYPE_BF16, group + bf16_pair_offset(k, lane), 1, dst + k);
         return;
     }
     if (form.columns == 0) {

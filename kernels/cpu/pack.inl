@@ -252,7 +252,7 @@ void PACK_GROUP(moe_type type, const void *const rows[], int n_rows, int64_t n_c
 {
     const uint8_t *p[MOE_GROUP_ROWS];
 
-    if (n_rows < MOE_GROUP_ROWS) {
+    if (n_rows < MOE_GROUP_ROWS || type == MOE_TYPE_BF16_PAIRS) {
         moe_pack_group_scalar(type, rows, n_rows, n_cols, dst);
         return;
     }

@@ -200,6 +200,37 @@ V16_FN void v16_store_pairs(float *p, v16 even, v16 odd)
     _mm256_storeu_ps(p + 24, _mm256_permute2f128_ps(c, d, 0x31));
 }
 
+V16_FN void v16_load_bf16_pairs(const void *p, v16 *even, v16 *odd)
+{
+    const __m256i *src = (const __m256i *)p, upper = _mm256_set1_epi32((int)0xffff0000);
+    __m256i lo = _mm256_loadu_si256(src), hi = _mm256_loadu_si256(src + 1);
+    *even = V16_BOTH(_mm256_castsi256_ps(_mm256_slli_epi32(lo, 16)),
+                     _mm256_castsi256_ps(_mm256_slli_epi32(hi, 16)));
+    *odd = V16_BOTH(_mm256_castsi256_ps(_mm256_and_si256(lo, upper)),
+                    _mm256_castsi256_ps(_mm256_and_si256(hi, upper)));
+}
+
+V16_FN __m256 v16_round_bf16_half(__m256 a)
+{
+    const __m256i sign = _mm256_set1_epi32((int)0x80000000);
+    __m256i bits = _mm256_castps_si256(a);
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    __m256i sum = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    __m256 large = _mm256_cmp_ps(_mm256_andnot_ps(_mm256_castsi256_ps(sign), a),
+                                 _mm256_set1_ps(0x1p-56f), _CMP_NLT_UQ);
+    __m256 rounded = _mm256_blendv_ps(_mm256_castsi256_ps(sum), _mm256_castsi256_ps(quiet),
+                                      _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+
+    rounded = _mm256_and_ps(rounded, _mm256_castsi256_ps(_mm256_set1_epi32((int)0xffff0000)));
+    return _mm256_and_ps(rounded, large);
+}
+
+V16_FN v16 v16_round_bf16(v16 a)
+{
+    return V16_BOTH(v16_round_bf16_half(a.lo), v16_round_bf16_half(a.hi));
+}
+
 V16_FN void v16_transpose_8x8(__m256 r[8])
 {
     __m256 a[8], b[8];

@@ -181,6 +181,26 @@ V16_FN void v16_store_pairs(float *p, v16 even, v16 odd)
     _mm512_storeu_ps(p + 16, _mm512_permutex2var_ps(even, high, odd));
 }
 
+V16_FN void v16_load_bf16_pairs(const void *p, v16 *even, v16 *odd)
+{
+    __m512i pairs = _mm512_loadu_si512(p);
+    *even = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+    *odd = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000)));
+}
+
+V16_FN v16 v16_round_bf16(v16 a)
+{
+    const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
+    __m512i bits = _mm512_castps_si512(a);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i sum = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+    __mmask16 small = _mm512_cmp_ps_mask(_mm512_abs_ps(a), _mm512_set1_ps(0x1p-56f), _CMP_LT_OQ);
+
+    sum = _mm512_mask_or_epi32(sum, nan, bits, _mm512_set1_epi32(0x400000));
+    return _mm512_castsi512_ps(_mm512_maskz_and_epi32((__mmask16)~small, sum, upper));
+}
+
 V16_FN void v16_transpose(v16 row[16])
 {
     __m512 a[16], b[16];

@@ -7,7 +7,7 @@
 /* e^x within 1 ulp: 0 below -87.3365 (so no denormal results), +infinity from 88.72284 on, NaN for
  * NaN.  x = n ln 2 + r with |r| <= ln 2 / 2; n comes out of a sum with 1.5 * 2^23, whose last bits
  * then hold it as an integer. */
-V16_MATH_FN v16 v16_exp(v16 x)
+V16_FN v16 v16_exp_bounded(v16 x)
 {
     const v16 magic = v16_set1(0x1.8p+23f);
     v16 t = v16_fma(x, v16_set1(0x1.715476p+0f), magic); /* 1 / ln 2 */
@@ -22,8 +22,19 @@ V16_MATH_FN v16 v16_exp(v16 x)
     p = v16_fma(p, r, v16_set1(1.0f));
     p = v16_fma(p, r, v16_set1(1.0f));
     p = v16_add_exponent(p, t);
-    p = v16_if_less(x, v16_set1(-87.3365f), v16_zero(), p);
+    return v16_if_less(x, v16_set1(-87.3365f), v16_zero(), p);
+}
+
+V16_MATH_FN v16 v16_exp(v16 x)
+{
+    v16 p = v16_exp_bounded(x);
     return v16_if_less(x, v16_set1(0x1.62e43p+6f), p, v16_add(x, v16_set1(INFINITY)));
+}
+
+/* The same for an x that is never positive (or NaN). */
+V16_MATH_FN v16 v16_exp_falling(v16 x)
+{
+    return v16_exp_bounded(x);
 }
 
 /* 1 + e^-x, the denominator of sigmoid and silu. */

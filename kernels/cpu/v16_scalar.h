@@ -209,6 +209,25 @@ V16_FN void v16_store_pairs(float *p, v16 even, v16 odd)
     }
 }
 
+/* 16 pairs of BF16 as floats. */
+V16_FN void v16_load_bf16_pairs(const void *p, v16 *even, v16 *odd)
+{
+    V16_EACH
+    {
+        uint16_t pair[2];
+        memcpy(pair, (const char *)p + 4 * i, sizeof pair);
+        even->lane[i] = moe_widen_bf16(pair[0]);
+        odd->lane[i] = moe_widen_bf16(pair[1]);
+    }
+}
+
+/* moe_narrow_bf16, kept as floats. */
+V16_FN v16 v16_round_bf16(v16 a)
+{
+    V16_EACH a.lane[i] = moe_widen_bf16(moe_narrow_bf16(a.lane[i]));
+    return a;
+}
+
 /* Transposes a matrix of 16 vectors. */
 V16_FN void v16_transpose(v16 row[16])
 {

@@ -71,7 +71,8 @@ int moe_engine_threads(const moe_engine *engine)
 
 static bool is_unquantised(moe_type type)
 {
-    return type == MOE_TYPE_F32 || type == MOE_TYPE_F16 || type == MOE_TYPE_BF16;
+    return type == MOE_TYPE_F32 || type == MOE_TYPE_F16 || type == MOE_TYPE_BF16 ||
+           type == MOE_TYPE_BF16_PAIRS;
 }
 
 /* True if KV entries are kept as f32: float weights deserve it, quantised ones do not. */
@@ -134,8 +135,10 @@ static moe_status describe(const moe_file *file, const moe_model_options *option
         status = moe_weights_init(&model->weights, model->spec.n_layers, err);
     if (status == MOE_OK)
         status = family->bind(file, &model->spec, &model->weights, err);
-    if (status == MOE_OK && options->quantize == MOE_QUANTIZE_Q8_0)
-        moe_weights_quantize(&model->weights, &model->spec);
+    if (status == MOE_OK && options->quantize != MOE_QUANTIZE_NONE)
+        moe_weights_quantize(&model->weights, &model->spec,
+                             options->quantize == MOE_QUANTIZE_Q8_0 ? MOE_TYPE_Q8_0
+                                                                    : MOE_TYPE_BF16_PAIRS);
     if (status == MOE_OK)
         status = moe_weights_layout(&model->weights, &model->spec, err);
     if (status == MOE_OK)

@@ -80,7 +80,11 @@ typedef struct moe_weight_store {
 typedef enum moe_kv_type { MOE_KV_AUTO, MOE_KV_F16, MOE_KV_F32 } moe_kv_type;
 
 /* Re-encoding of unquantised matrices when they are packed; see moe_weights_quantize. */
-typedef enum moe_quantize { MOE_QUANTIZE_NONE, MOE_QUANTIZE_Q8_0 } moe_quantize;
+typedef enum moe_quantize {
+    MOE_QUANTIZE_NONE,
+    MOE_QUANTIZE_Q8_0,
+    MOE_QUANTIZE_BF16, /* and so are the activations that meet them */
+} moe_quantize;
 
 typedef struct moe_model_options {
     int n_ctx;           /* longest sequence; 0: what the model was trained for */

@@ -100,8 +100,8 @@ digest_with_options(const char *file_digest, const MoeOptions *options)
 	escape_json(&all, options->query_prefix ? options->query_prefix : "");
 	appendStringInfoChar(&all, '\n');
 	escape_json(&all, options->passage_prefix ? options->passage_prefix : "");
-	if (moe_options_quantize(options) == MOE_QUANTIZE_Q8_0)
-		appendStringInfoString(&all, "\nq8_0");
+	if (moe_options_quantize(options) != MOE_QUANTIZE_NONE)
+		appendStringInfo(&all, "\n%s", options->quantize);
 
 	ctx = pg_cryptohash_create(PG_SHA256);
 	if (ctx == NULL || pg_cryptohash_init(ctx) < 0 ||
@@ -179,8 +179,8 @@ describe_files(MoeModelRow *row, const MoeOptions *options)
 		if (moe_model_digest(row->path, &moe_cancel_by_interrupt, digest, &err) != MOE_OK)
 			moe_throw(&err, doing);
 		row->file_digest = pstrdup(digest);
-		row->weights_key = open_options.quantize == MOE_QUANTIZE_Q8_0
-			? psprintf("%s q8_0", digest) : pstrdup(digest);
+		row->weights_key = open_options.quantize == MOE_QUANTIZE_NONE
+			? pstrdup(digest) : psprintf("%s %s", digest, options->quantize);
 		row->digest = digest_with_options(digest, options);
 		row->stamp = pstrdup(stamp);
 		notice_model(row, info);

@@ -435,10 +435,12 @@ moe_options_quantize(const MoeOptions *options)
 		return MOE_QUANTIZE_NONE;
 	if (strcmp(name, "q8_0") == 0)
 		return MOE_QUANTIZE_Q8_0;
+	if (strcmp(name, "bf16") == 0)
+		return MOE_QUANTIZE_BF16;
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("option \"quantize\" must be \"none\" or \"q8_0\""),
-			 errhint("With \"q8_0\", unquantised weights are kept in 8 bits: faster, in less memory, with slightly different results.")));
+			 errmsg("option \"quantize\" must be \"none\", \"bf16\" or \"q8_0\""),
+			 errhint("With \"bf16\", unquantised weights are kept in 16 bits, with \"q8_0\" in 8: faster, in less memory, with slightly different results.")));
 }
 
 /*

@@ -53,6 +53,9 @@ SELECT moe.apply_chat_template('[{"role": "user", "content": "hi"}]', 'second');
 -- other weights in memory
 SELECT moe.load_model('eight', :'file', '{"quantize": "q9"}');
 SELECT moe.load_model('eight', :'file', '{"quantize": 8}');
+SELECT moe.load_model('sixteen', :'file', '{"quantize": "bf16"}');
+SELECT moe.embed('hello', 'sixteen') = moe.embed('hello') AS same, moe.model_info('sixteen')->'options' AS options;
+SELECT moe.drop_model('sixteen');
 SELECT moe.load_model('eight', :'file', '{"quantize": "none"}');
 SELECT digest = (SELECT digest FROM moe.models WHERE name = 'pocket') AS same_digest, resident
   FROM moe.models WHERE name = 'eight';

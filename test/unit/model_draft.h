@@ -1,9 +1,11 @@
 /*
- * What the tests of model descriptions and weights share: opening a model all the way to its packed
- * weights, comparing those with the file, and small models written by the test itself.
+ * What the tests of model descriptions and weights share: opening a model all
+ * the way to its packed weights, comparing those with the file, and small
+ * models written by the test itself.
  *
- * A draft is a list of keys and tensors that a test changes before it becomes a GGUF file or a
- * folder.  Header-only, so that every test program stays one file.
+ * A draft is a list of keys and tensors that a test changes before it becomes a
+ * GGUF file or a folder.  Header-only, so that every test program stays one
+ * file.
  */
 #ifndef MOE_TEST_MODEL_DRAFT_H
 #define MOE_TEST_MODEL_DRAFT_H
@@ -23,7 +25,9 @@
 
 #include "../../src/engine/model/weights.h"
 
-/* --- opened models --------------------------------------------------------------------------- */
+/* --- opened models
+ * ---------------------------------------------------------------------------
+ */
 
 typedef struct opened {
     moe_file *file;
@@ -69,8 +73,8 @@ static inline moe_status load_on_threads(moe_weights *w, const moe_file *file, v
     return status;
 }
 
-/* Opens, describes, binds, lays out and loads (on one thread if it may be cancelled); *status tells
- * how far it came. */
+/* Opens, describes, binds, lays out and loads (on one thread if it may be
+ * cancelled); *status tells how far it came. */
 static inline opened *model_try(const char *path, const moe_cancel *cancel, moe_status *status)
 {
     opened *m = calloc(1, sizeof *m);
@@ -119,7 +123,8 @@ static inline void expect_error(const char *path, moe_status wanted, const char 
     model_close(m);
 }
 
-/* --- checks of loaded weights ---------------------------------------------------------------- */
+/* --- checks of loaded weights
+ * ---------------------------------------------------------------- */
 
 /* Row `row` of a tensor, dequantised. */
 static inline void file_row(const opened *m, const moe_tensor *tensor, int64_t row, float *dst)
@@ -163,12 +168,25 @@ static inline void through_q8_0(float *row, int64_t n)
     }
 }
 
-/* The slot holds 8 bits where the file does not. */
+/* What is left of a row when it is packed as the slot's type. */
+static inline void requantise(const moe_slot *slot, float *row)
+{
+    if (slot->type == MOE_TYPE_Q8_0)
+        through_q8_0(row, slot->n_cols);
+    for (int64_t i = 0; slot->type == MOE_TYPE_BF16_PAIRS && i < slot->n_cols; i++) {
+        const uint16_t half = moe_f32_to_bf16(row[i]);
+
+        moe_dequantize(MOE_TYPE_BF16, &half, 1, &row[i]);
+    }
+}
+
+/* The slot holds fewer bits than the file. */
 static inline bool is_requantised(const moe_slot *slot)
 {
     const moe_type stored = (moe_type)slot->pieces[0].tensor->type;
 
-    return slot->type == MOE_TYPE_Q8_0 && moe_type_info_of(stored)->block_columns == 1;
+    return (slot->type == MOE_TYPE_Q8_0 || slot->type == MOE_TYPE_BF16_PAIRS) &&
+           moe_type_info_of(stored)->block_columns == 1;
 }
 
 /* Rows of plain pieces, in order, are the rows of the matrices. */
@@ -186,7 +204,7 @@ static inline void check_matrices(const opened *m, const moe_slot *slot)
 
             file_row(m, piece->tensor, piece->row + r, want);
             if (is_requantised(slot)) {
-                through_q8_0(want, slot->n_cols);
+                requantise(slot, want);
                 for (int64_t c = 0; c < slot->n_cols; c++)
                     assert_true(got[c] == want[c]);
             } else {
@@ -220,8 +238,7 @@ static inline void check_transposed(const opened *m, const moe_slot *slot)
                 if (narrow)
                     want[c] = moe_f16_to_f32(moe_f32_to_f16(want[c]));
             }
-            if (slot->type == MOE_TYPE_Q8_0)
-                through_q8_0(want, slot->n_cols);
+            requantise(slot, want);
             for (int64_t c = 0; c < slot->n_cols; c++)
                 assert_true(got[c] == want[c]);
             free(got);
@@ -299,9 +316,9 @@ static inline void check_weights(const opened *m)
 }
 
 /* Packs the weights of an opened model once more, quantised. */
-static inline void quantise(opened *m)
+static inline void quantise(opened *m, moe_type type)
 {
-    moe_weights_quantize(&m->weights, &m->spec);
+    moe_weights_quantize(&m->weights, &m->spec, type);
     assert_int_equal(moe_weights_layout(&m->weights, &m->spec, &m->err), MOE_OK);
     free(m->block);
     m->block = aligned_alloc(64, m->weights.size);
@@ -310,7 +327,8 @@ static inline void quantise(opened *m)
     assert_int_equal(load_on_threads(&m->weights, m->file, m->block, 3, NULL, &m->err), MOE_OK);
 }
 
-/* --- models written by the test -------------------------------------------------------------- */
+/* --- models written by the test
+ * -------------------------------------------------------------- */
 
 enum { KEY_INT = 4, KEY_FLOAT = 6, KEY_BOOL = 7, KEY_STRING = 8, KEY_ARRAY = 9 };
 
@@ -405,7 +423,8 @@ static inline void remove_blob(draft *d, const char *name)
     *b = d->blobs[--d->n_blobs];
 }
 
-/* Dimensions in file order, rows' length first; zeros at the end are left out. */
+/* Dimensions in file order, rows' length first; zeros at the end are left out.
+ */
 static inline void add_blob(draft *d, int type, int64_t d0, int64_t d1, int64_t d2, const char *fmt,
                             ...) __attribute__((format(printf, 6, 7)));
 static inline void add_blob(draft *d, int type, int64_t d0, int64_t d1, int64_t d2, const char *fmt,
@@ -436,7 +455,8 @@ static inline size_t blob_bytes(const blob *b)
     return n;
 }
 
-/* Small positive bytes: finite in every type, and different from tensor to tensor. */
+/* Small positive bytes: finite in every type, and different from tensor to
+ * tensor. */
 static inline void write_data(FILE *f, size_t n, unsigned seed)
 {
     for (size_t i = 0; i < n; i++) {

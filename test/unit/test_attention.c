@@ -1,7 +1,8 @@
 /*
- * Attention over a block of the KV cache: every instruction set gives the bits of the definition,
- * which is written down here a second time, key by key; stale memory behind the last key and
- * neighbouring queries have no influence; blocks combined are attention over all keys.
+ * Attention over a block of the KV cache: every instruction set gives the bits
+ * of the definition, which is written down here a second time, key by key;
+ * stale memory behind the last key and neighbouring queries have no influence;
+ * blocks combined are attention over all keys.
  */
 #include "kernel_testing.h"
 
@@ -92,8 +93,12 @@ static void make_problem(problem *p, uint64_t *state, int n_queries, int n_keys,
         for (int i = 0; i < d_v; i++)
             value[i] = as_stored(value[i], f32);
     }
-    p->kv = (moe_attn_block){.k_pages = p->k_pages, .v_pages = mla ? NULL : p->v_pages,
-                             .n_keys = n_keys, .d_k = d_k, .d_v = d_v, .kv_f32 = f32};
+    p->kv = (moe_attn_block){.k_pages = p->k_pages,
+                             .v_pages = mla ? NULL : p->v_pages,
+                             .n_keys = n_keys,
+                             .d_k = d_k,
+                             .d_v = d_v,
+                             .kv_f32 = f32};
 
     /* Causal with gaps, all, or (with windows) anything, nothing included. */
     p->n_valid = new_array((size_t)n_queries, sizeof(int32_t));
@@ -175,8 +180,8 @@ static void blocks_of_all_shapes_follow_the_definition(void **unused)
 
 static void blocks_of_usual_shapes_follow_the_definition(void **unused)
 {
-    static const int shapes[][3] = {{1, 64, 64}, {4, 128, 128}, {8, 128, 128}, {16, 192, 128},
-                                    {16, 576, 512}, {40, 96, 96}};
+    static const int shapes[][3] = {{1, 64, 64},    {4, 128, 128},  {8, 128, 128},
+                                    {16, 192, 128}, {16, 576, 512}, {40, 96, 96}};
     uint64_t state = 2;
     problem p;
 
@@ -270,7 +275,8 @@ static void keys_and_values_are_stored_alike(void **unused)
     }
 }
 
-/* Softmax over all keys of several blocks in double against the blocks combined. */
+/* Softmax over all keys of several blocks in double against the blocks
+ * combined. */
 static void combined_blocks_are_attention_over_all_keys(void **unused)
 {
     enum { BLOCKS = 4, D = 40 };
@@ -342,6 +348,79 @@ static void combining_leaves_out_what_sees_nothing(void **unused)
     }
 }
 
+/* One head of a text by the definition: blocks of keys in ascending order,
+ * folded. */
+static void attend_text(const float *q, const float *k, const float *v, int64_t ld, int n, int d,
+                        float scale, float *o)
+{
+    const moe_kernels *scalar = moe_cpu_kernels(MOE_ISA_SCALAR);
+    float *keys = new_floats(MOE_ATTN_BLOCK * d), *values = new_floats(MOE_ATTN_BLOCK * d);
+    float *part = new_floats(d);
+
+    for (int query = 0; query < n; query++) {
+        float m = -INFINITY, l = 0.0f, *to = o + query * ld;
+
+        for (int first = 0; first < n; first += MOE_ATTN_BLOCK) {
+            int32_t n_keys = n - first < MOE_ATTN_BLOCK ? n - first : MOE_ATTN_BLOCK;
+            const problem p = {.d_k = d,
+                               .d_v = d,
+                               .q = (float *)q + query * ld,
+                               .k = keys,
+                               .v = values,
+                               .n_valid = &n_keys};
+            float m_b, l_b;
+
+            for (int t = 0; t < n_keys; t++) {
+                memcpy(keys + t * d, k + (first + t) * ld, sizeof(float) * (size_t)d);
+                memcpy(values + t * d, v + (first + t) * ld, sizeof(float) * (size_t)d);
+            }
+            attend(&p, 0, scale, &m_b, &l_b, part);
+            scalar->attn_combine(&m, &l, to, m_b, l_b, part, d);
+        }
+        scalar->scale(to, 1.0f / l, d, to);
+    }
+    free(keys);
+    free(values);
+    free(part);
+}
+
+static void texts_follow_the_definition(void **unused)
+{
+    static const int lengths[] = {1, 2, 9, 15, 16, 17, 40, 64, 65, 130, 256, 257, 300, 513};
+    static const int widths[] = {32, 16, 64, 5, 20, 33};
+    const moe_kernels *tables[4];
+    const int n_tables = tables_present(tables);
+    uint64_t state = 8;
+
+    (void)unused;
+    for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
+        for (size_t j = 0; j < (lengths[i] > 65 ? 2 : sizeof widths / sizeof widths[0]); j++) {
+            const int n = lengths[i], d = widths[j], ld = 2 * d + 3;
+            const int64_t size = (int64_t)n * ld;
+            float *x[3], *expected = new_floats(size), *o = new_floats(size);
+            void *scratch = aligned_alloc(64, (moe_attn_text_scratch_bytes(n, d) + 63) / 64 * 64);
+
+            assert_non_null(scratch);
+            for (int a = 0; a < 3; a++) {
+                x[a] = new_floats(size + 15);
+                fill(&state, x[a], size, PLAIN);
+            }
+            attend_text(x[0] + d, x[1] + d, x[2] + d, ld, n, d, 0.3f, expected + d);
+            for (int table = 0; table < n_tables; table++) {
+                memset(o, 0, sizeof(float) * (size_t)size);
+                tables[table]->attn_text(x[0] + d, x[1] + d, x[2] + d, ld, n, d, 0.3f, o + d,
+                                         scratch);
+                same_floats(expected, o, size, "attention over a text", tables[table]->name);
+            }
+            free(scratch);
+            for (int a = 0; a < 3; a++)
+                free(x[a]);
+            free(expected);
+            free(o);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -351,6 +430,7 @@ int main(void)
         cmocka_unit_test(a_query_is_not_influenced_by_its_companions),
         cmocka_unit_test(combined_blocks_are_attention_over_all_keys),
         cmocka_unit_test(combining_leaves_out_what_sees_nothing),
+        cmocka_unit_test(texts_follow_the_definition),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -113,6 +113,100 @@ static void test_float_models_match_the_reference(void **state)
     moe_engine_free(engine);
 }
 
+/* Embeddings of many texts at once, then freed; each text comes `copies` times. */
+static void embed_texts(moe_model *model, const golden *g, int copies, float *out)
+{
+    const moe_scheduler_options options = {.max_step_tokens = 4096, .max_seqs = 4096};
+    moe_scheduler *scheduler;
+    moe_seq *seqs[3 * 16];
+    moe_error err = {0};
+    bool busy = true;
+
+    assert_ok(moe_scheduler_create(model, &options, &scheduler, &err), err);
+    for (int i = 0; i < 3 * copies; i++) {
+        moe_request request = {.task = MOE_TASK_EMBED};
+
+        request.prompt = golden_tensor(g, &request.n_prompt, "ids_%d", i % 3);
+        assert_ok(moe_scheduler_add(scheduler, &request, &seqs[i], &err), err);
+    }
+    while (busy)
+        assert_ok(moe_scheduler_step(scheduler, &busy, &err), err);
+    for (int i = 0; i < 3 * copies; i++) {
+        int n_embd;
+        const float *embedding = moe_seq_embedding(seqs[i], &n_embd);
+
+        memcpy(out + (size_t)i * (size_t)n_embd, embedding, sizeof(float) * (size_t)n_embd);
+    }
+    moe_scheduler_free(scheduler);
+}
+
+/* With every form of weights: the same bits on every instruction set, with one thread or several,
+ * whether the threads take a text each or share one; and near the reference. */
+static void test_encoders_give_the_same_bits_everywhere(void **state)
+{
+    enum { COPIES = 16 };
+    static const struct {
+        const char *isa;
+        int threads, copies;
+    } runs[] = {{"scalar", 1, COPIES}, {"avx2", 2, COPIES}, {"avx512", 1, 1},
+                {"avx512", 3, COPIES}, {"amx", 2, 1},       {"amx", 1, COPIES}};
+    static const struct {
+        moe_quantize quantize;
+        double limit; /* of the normalised mean square error */
+    } forms[] = {
+        {MOE_QUANTIZE_NONE, 1e-6}, {MOE_QUANTIZE_BF16, 2e-4}, {MOE_QUANTIZE_Q8_0, 2e-3}};
+
+    (void)state;
+    need(shared_path("fixtures"));
+    for (size_t i = 0; i < sizeof(fixtures) / sizeof(fixtures[0]); i++) {
+        golden g;
+
+        if (!fixtures[i].encoder)
+            continue;
+        g = golden_open(shared_path("fixtures/%s/golden.safetensors", fixtures[i].name));
+        for (size_t f = 0; f < sizeof(forms) / sizeof(forms[0]); f++) {
+            float *first = NULL;
+
+            for (size_t run = 0; run < sizeof(runs) / sizeof(runs[0]); run++) {
+                const int copies = runs[run].copies;
+                moe_engine *engine;
+                moe_model *model;
+                moe_error err = {0};
+                size_t n_embd;
+                float *got;
+
+                if (moe_engine_create(&(moe_engine_options){runs[run].threads, runs[run].isa, true}, &engine,
+                                      &err) != MOE_OK)
+                    continue; /* not on this machine */
+                model = open_model_as(engine, shared_path("fixtures/%s/hf", fixtures[i].name),
+                                      forms[f].quantize);
+                n_embd = (size_t)model->spec.n_embd;
+                got = malloc(sizeof(float) * 3 * COPIES * n_embd);
+                embed_texts(model, &g, copies, got);
+                if (first == NULL) {
+                    for (int k = 0; k < 3; k++) {
+                        size_t size;
+                        const float *want = golden_tensor(&g, &size, "embedding_%d", k);
+                        const double error = nmse(want, got + (size_t)k * n_embd, size);
+
+                        print_message("%s form %d text %d: NMSE %.1e\n", fixtures[i].name,
+                                      (int)forms[f].quantize, k, error);
+                        assert_true(error < forms[f].limit);
+                    }
+                    first = got;
+                } else {
+                    assert_memory_equal(first, got, sizeof(float) * 3 * (size_t)copies * n_embd);
+                    free(got);
+                }
+                moe_model_close(model);
+                moe_engine_free(engine);
+            }
+            free(first);
+        }
+        golden_close(&g);
+    }
+}
+
 typedef struct quant_fixture {
     const char *name, *type;
     double limit; /* what llama.cpp reaches with its 8-bit activations, from the data's README */
@@ -182,6 +276,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_float_models_match_the_reference),
+        cmocka_unit_test(test_encoders_give_the_same_bits_everywhere),
         cmocka_unit_test(test_quantised_models_are_closer_than_llama_cpp),
     };
 

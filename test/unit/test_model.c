@@ -1,6 +1,7 @@
 /*
- * Model descriptions and weights: what the families read from keys and config.json, which tensors
- * they ask for, and what they say about broken files.  The models are written by the test itself.
+ * Model descriptions and weights: what the families read from keys and
+ * config.json, which tensors they ask for, and what they say about broken
+ * files.  The models are written by the test itself.
  */
 #include "model_draft.h"
 
@@ -54,7 +55,8 @@ static draft *draft_llama(void)
     return d;
 }
 
-/* One dense and one MoE layer; n_experts as DeepSeek's variants are told apart by it. */
+/* One dense and one MoE layer; n_experts as DeepSeek's variants are told apart
+ * by it. */
 static draft *draft_deepseek(int n_experts, bool bias)
 {
     enum { Q_RANK = 32, RANK = 64, NOPE = 32, ROPE = 16, V = 24 };
@@ -347,7 +349,8 @@ static void broken_tensors_are_named(void **state)
     d = draft_deepseek(EXPERTS, true);
     find_blob(d, "blk.1.ffn_gate_exps.weight")->dims[2] = EXPERTS - 1;
     expect_error(write_gguf(d), MOE_ERR_FORMAT,
-                 "\"blk.1.ffn_gate_exps.weight\" has shape (3, 32, 64), expected (4, 32, 64)");
+                 "\"blk.1.ffn_gate_exps.weight\" has shape (3, 32, 64), expected "
+                 "(4, 32, 64)");
     find_blob(d, "blk.1.ffn_gate_exps.weight")->dims[2] = EXPERTS;
     find_blob(d, "blk.1.ffn_gate_exps.weight")->type = 28; /* F64 */
     expect_error(write_gguf(d), MOE_ERR_UNSUPPORTED,
@@ -396,14 +399,19 @@ static void loading_can_be_cancelled(void **state)
     free(d);
 }
 
-/* --- folders --------------------------------------------------------------------------------- */
+/* --- folders
+ * ---------------------------------------------------------------------------------
+ */
 
 static const char qwen3_moe_config[] =
-    "\"architectures\": [\"Qwen3MoeForCausalLM\"], \"hidden_size\": 64, \"num_hidden_layers\": 2, "
+    "\"architectures\": [\"Qwen3MoeForCausalLM\"], \"hidden_size\": 64, "
+    "\"num_hidden_layers\": 2, "
     "\"num_attention_heads\": 2, \"num_key_value_heads\": 2, \"head_dim\": 32, "
-    "\"intermediate_size\": 96, \"moe_intermediate_size\": 32, \"num_experts\": 4, "
+    "\"intermediate_size\": 96, \"moe_intermediate_size\": 32, "
+    "\"num_experts\": 4, "
     "\"num_experts_per_tok\": 2, \"norm_topk_prob\": true, \"vocab_size\": 40, "
-    "\"max_position_embeddings\": 128, \"rms_norm_eps\": 1e-06, \"mlp_only_layers\": [0], "
+    "\"max_position_embeddings\": 128, \"rms_norm_eps\": 1e-06, "
+    "\"mlp_only_layers\": [0], "
     "\"tie_word_embeddings\": true";
 
 /* Layer 0 dense, layer 1 with experts.  root: "model." or nothing. */
@@ -466,7 +474,8 @@ static void folders_are_read_by_config_json(void **state)
     assert_true(m->spec.rope.beta_fast == 32.0 && m->spec.rope.beta_slow == 1.0);
     model_close(m);
 
-    add_config(d, "\"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": 5000.0}");
+    add_config(d, "\"rope_parameters\": {\"rope_type\": \"default\", "
+                  "\"rope_theta\": 5000.0}");
     m = model_open(write_folder(d));
     assert_true(m->spec.rope.base == 5000.0);
     model_close(m);
@@ -518,7 +527,8 @@ static void what_a_config_asks_for_is_refused_by_name(void **state)
          "rope scaling \"dynamic\""},
         {"\"rope_scaling\": {\"type\": \"yarn\"}", MOE_ERR_FORMAT,
          "\"rope_scaling.factor\" of config.json is missing"},
-        {"\"rope_scaling\": {\"type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 4, "
+        {"\"rope_scaling\": {\"type\": \"llama3\", \"factor\": 8, "
+         "\"low_freq_factor\": 4, "
          "\"high_freq_factor\": 1, \"original_max_position_embeddings\": 64}",
          MOE_ERR_FORMAT, "high_freq_factor"},
         {"\"num_hidden_layers\": 0", MOE_ERR_FORMAT,
@@ -547,7 +557,8 @@ static void what_a_config_asks_for_is_refused_by_name(void **state)
     }
 }
 
-/* BERT as its first checkpoints were written: "bert." in front, gamma and beta. */
+/* BERT as its first checkpoints were written: "bert." in front, gamma and beta.
+ */
 static draft *draft_bert_folder(const char *root, const char *weight, const char *bias)
 {
     static const char *const square[] = {"attention.self.query", "attention.self.key",
@@ -558,8 +569,10 @@ static draft *draft_bert_folder(const char *root, const char *weight, const char
     assert_non_null(d);
     snprintf(d->config, sizeof d->config,
              "\"architectures\": [\"BertForMaskedLM\"], \"hidden_size\": 64, "
-             "\"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"intermediate_size\": 96, "
-             "\"layer_norm_eps\": 1e-12, \"max_position_embeddings\": 64, \"vocab_size\": 40, "
+             "\"num_hidden_layers\": 1, \"num_attention_heads\": 2, "
+             "\"intermediate_size\": 96, "
+             "\"layer_norm_eps\": 1e-12, \"max_position_embeddings\": 64, "
+             "\"vocab_size\": 40, "
              "\"type_vocab_size\": 2, \"hidden_act\": \"gelu_new\"");
     add_blob(d, MOE_TYPE_F32, EMBD, VOCAB, 0, "%sembeddings.word_embeddings.weight", root);
     add_blob(d, MOE_TYPE_F32, EMBD, 64, 0, "%sembeddings.position_embeddings.weight", root);
@@ -658,9 +671,12 @@ static void fused_qkv_of_bert_is_taken_apart(void **state)
     free(d);
 }
 
-/* --- slots ----------------------------------------------------------------------------------- */
+/* --- slots
+ * -----------------------------------------------------------------------------------
+ */
 
-/* Rows of one matrix may come from several tensors, with a group of 16 across two of them. */
+/* Rows of one matrix may come from several tensors, with a group of 16 across
+ * two of them. */
 static void matrices_are_joined_from_pieces(void **state)
 {
     draft *d = draft_llama();
@@ -715,7 +731,7 @@ static void unquantised_matrices_become_8_bits(void **state)
     m = model_open(write_gguf(d));
     layer0 = m->weights.layers[0], layer1 = m->weights.layers[1];
     assert_int_equal(layer1[MOE_O].type, MOE_TYPE_F32);
-    quantise(m);
+    quantise(m, MOE_TYPE_Q8_0);
     assert_int_equal(layer0[MOE_K_B].type, MOE_TYPE_Q8_0); /* was Q8_0, transposed */
     assert_int_equal(layer1[MOE_K_B].type, MOE_TYPE_Q8_0); /* was BF16, transposed */
     assert_int_equal(layer1[MOE_V_B].type, MOE_TYPE_Q8_0);
@@ -727,7 +743,28 @@ static void unquantised_matrices_become_8_bits(void **state)
     free(d);
 }
 
-/* Blocks without a scale: zeros stay zeros, and what is not finite does not become finite. */
+static void unquantised_matrices_become_bf16(void **state)
+{
+    draft *d = draft_deepseek(EXPERTS, false);
+    opened *m;
+    const moe_slot *layer0, *layer1;
+
+    (void)state;
+    find_blob(d, "blk.1.attn_output.weight")->type = MOE_TYPE_F32;
+    m = model_open(write_gguf(d));
+    layer0 = m->weights.layers[0], layer1 = m->weights.layers[1];
+    quantise(m, MOE_TYPE_BF16_PAIRS);
+    assert_int_equal(layer0[MOE_K_B].type, MOE_TYPE_BF16_PAIRS); /* F16: was Q8_0, transposed */
+    assert_int_equal(layer1[MOE_K_B].type, MOE_TYPE_BF16_PAIRS); /* was BF16, transposed */
+    assert_int_equal(layer1[MOE_O].type, MOE_TYPE_BF16_PAIRS);
+    assert_int_equal(layer1[MOE_ROUTER].type, MOE_TYPE_F32);
+    check_weights(m);
+    model_close(m);
+    free(d);
+}
+
+/* Blocks without a scale: zeros stay zeros, and what is not finite does not
+ * become finite. */
 static void quantising_keeps_zeros_and_infinities(void **state)
 {
     draft *d = draft_llama();
@@ -759,9 +796,9 @@ static void quantising_keeps_zeros_and_infinities(void **state)
     }
     assert_int_equal(moe_weights_init(&w, 1, &err), MOE_OK);
     slot = &w.layers[0][MOE_Q];
-    assert_int_equal(
-        moe_bind_piece(slot, moe_file_tensor(file, "a"), 0, 3, false, 1, 3, 64, &err), MOE_OK);
-    moe_weights_quantize(&w, &spec);
+    assert_int_equal(moe_bind_piece(slot, moe_file_tensor(file, "a"), 0, 3, false, 1, 3, 64, &err),
+                     MOE_OK);
+    moe_weights_quantize(&w, &spec, MOE_TYPE_Q8_0);
     assert_int_equal(moe_weights_layout(&w, &spec, &err), MOE_OK);
     assert_int_equal(w.main_type, MOE_TYPE_Q8_0);
     block = aligned_alloc(64, w.size);
@@ -824,6 +861,7 @@ int main(void)
         cmocka_unit_test(fused_qkv_of_bert_is_taken_apart),
         cmocka_unit_test(matrices_are_joined_from_pieces),
         cmocka_unit_test(unquantised_matrices_become_8_bits),
+        cmocka_unit_test(unquantised_matrices_become_bf16),
         cmocka_unit_test(quantising_keeps_zeros_and_infinities),
         cmocka_unit_test(a_file_cut_short_while_it_loads_is_an_error),
     };

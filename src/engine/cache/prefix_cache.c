@@ -234,7 +234,7 @@ moe_status moe_kv_lease_open(moe_prefix_cache *cache, const int32_t *tokens, int
     moe_prefix_node *node = NULL;
 
     /* What is there already comes first in the path, so it is held before anything is evicted. */
-    lease->pages = malloc(sizeof(*lease->pages) * (size_t)n_pages);
+    lease->pages = malloc(sizeof(*lease->pages) * (size_t)(n_pages > 0 ? n_pages : 1));
     lease->shared = malloc(sizeof(*lease->shared) * (size_t)(n_shared > 0 ? n_shared : 1));
     lease->n_pages = lease->n_shared = 0;
     while (lease->pages != NULL && lease->shared != NULL && lease->n_shared < n_shared) {

@@ -16,7 +16,7 @@
 
 #include "cpu_device.h"
 
-enum { PAGES_PER_BLOCK = MOE_ATTN_BLOCK / MOE_KV_PAGE, TILE_QUERIES = 64 };
+enum { PAGES_PER_BLOCK = MOE_ATTN_BLOCK / MOE_KV_PAGE, TILE_QUERIES = 256 };
 
 typedef struct attention_job {
     cpu_device *d;
@@ -116,7 +116,7 @@ static tile tile_at(const attention_job *job, int64_t index)
     t.row = (int)(index / d->n_kv_heads) * job->tile_rows;
     t.n_rows = span->n_rows - t.row < job->tile_rows ? span->n_rows - t.row : job->tile_rows;
     t.n_queries = t.n_rows * group_size(d);
-    last = d->spec->causal ? span->pos + t.row + t.n_rows : span->pos + span->n_rows;
+    last = span->pos + t.row + t.n_rows;
     t.n_blocks = (int)((last + MOE_ATTN_BLOCK - 1) / MOE_ATTN_BLOCK);
     return t;
 }
@@ -143,7 +143,7 @@ static void run_block(const attention_job *job, const tile *t, int b, const tile
     const moe_kv_cache *kv = job->step->kv;
     const moe_span *span = t->span;
     const int group = group_size(d);
-    const int64_t first = (int64_t)b * MOE_ATTN_BLOCK, end = span->pos + span->n_rows;
+    const int64_t first = (int64_t)b * MOE_ATTN_BLOCK;
     const void *keys[PAGES_PER_BLOCK], *values[PAGES_PER_BLOCK];
     moe_attn_block block = {.k_pages = keys,
                             .v_pages = kv->values_in_keys ? NULL : values,
@@ -153,7 +153,7 @@ static void run_block(const attention_job *job, const tile *t, int b, const tile
 
     block.n_keys = 0;
     for (int r = 0; r < t->n_rows; r++) {
-        const int64_t seen = (d->spec->causal ? span->pos + t->row + r + 1 : end) - first;
+        const int64_t seen = span->pos + t->row + r + 1 - first;
         const int n = seen < 0 ? 0 : seen > MOE_ATTN_BLOCK ? MOE_ATTN_BLOCK : (int)seen;
 
         for (int g = 0; g < group; g++)

@@ -18,14 +18,7 @@ float *cpu_buffer(cpu_device *d, moe_buffer which)
 /* --- scratch ------------------------------------------------------------------------------------
  */
 
-/* Hands out 64-byte aligned pieces of the arena; with base NULL it only adds up sizes. */
-typedef struct carver {
-    char *base;
-    size_t used;
-    bool overflow;
-} carver;
-
-static void *carve(carver *c, size_t n, size_t element)
+void *cpu_carve(cpu_carver *c, size_t n, size_t element)
 {
     size_t bytes;
     void *p = c->base == NULL ? NULL : c->base + c->used;
@@ -39,24 +32,26 @@ static void *carve(carver *c, size_t n, size_t element)
 }
 
 /* Planes of n values with a scale per `block` and a sum per `part` columns. */
-static cpu_planes carve_planes(carver *c, size_t n, size_t block, size_t part)
+static cpu_planes carve_planes(cpu_carver *c, size_t n, size_t block, size_t part)
 {
     return (cpu_planes){
-        .hi = carve(c, n, 1),
-        .lo = carve(c, n, 1),
-        .d = carve(c, n / block + 1, sizeof(float)),
-        .sums = carve(c, n / part + 1, sizeof(int32_t)),
+        .hi = cpu_carve(c, n, 1),
+        .lo = cpu_carve(c, n, 1),
+        .d = cpu_carve(c, n / block + 1, sizeof(float)),
+        .sums = cpu_carve(c, n / part + 1, sizeof(int32_t)),
     };
 }
 
-static void carve_acts(const cpu_device *d, carver *c, cpu_acts *acts, size_t n)
+void cpu_carve_acts(const cpu_device *d, cpu_carver *c, cpu_acts *acts, size_t n, size_t n_rows)
 {
     if (d->forms & 1u << MOE_ACT_Q15_32)
         acts->b32 = carve_planes(c, n, 32, 32);
     if (d->forms & 1u << MOE_ACT_Q15_256)
         acts->b256 = carve_planes(c, n, 256, 16);
-    if (d->forms & ~(1u << MOE_ACT_F32))
+    if (d->forms & ~(1u << MOE_ACT_F32 | 1u << MOE_ACT_BF16))
         acts->q8 = carve_planes(c, n, 32, 16);
+    if (d->forms & 1u << MOE_ACT_BF16) /* rows are filled up to units of 32 columns */
+        acts->bf16 = cpu_carve(c, n + 31 * n_rows, (size_t)d->kernels->bf16_bytes);
 }
 
 static size_t max_size(size_t a, size_t b)
@@ -65,7 +60,7 @@ static size_t max_size(size_t a, size_t b)
 }
 
 /* Lays the arena out for n_rows rows. */
-static void lay_out(cpu_device *d, carver *c, size_t n_rows)
+static void lay_out(cpu_device *d, cpu_carver *c, size_t n_rows)
 {
     const moe_model_spec *spec = d->spec;
     const moe_moe_spec *moe = &spec->moe;
@@ -80,62 +75,63 @@ static void lay_out(cpu_device *d, carver *c, size_t n_rows)
         if (!spec->layers[i].is_moe)
             n_ff = max_size(n_ff, (size_t)spec->layers[i].n_ff);
 
-    d->x = carve(c, n_rows * embd, sizeof(float));
-    d->h = carve(c, n_rows * embd, sizeof(float));
-    d->a = carve(c, n_rows * embd, sizeof(float));
-    d->cos = carve(c, n_rows * (size_t)(spec->rope.n_rot / 2), sizeof(float));
-    d->sin = carve(c, n_rows * (size_t)(spec->rope.n_rot / 2), sizeof(float));
-    d->q = carve(c, n_rows * heads * (size_t)spec->head_dim, sizeof(float));
-    d->k = carve(c, n_rows * (size_t)(d->n_kv_heads * d->d_k), sizeof(float));
-    d->v = carve(c, n_rows * (size_t)(d->n_kv_heads * d->d_v), sizeof(float));
-    d->o = carve(c, n_rows * heads * (size_t)d->d_v, sizeof(float));
+    d->x = cpu_carve(c, n_rows * embd, sizeof(float));
+    d->h = cpu_carve(c, n_rows * embd, sizeof(float));
+    d->a = cpu_carve(c, n_rows * embd, sizeof(float));
+    d->cos = cpu_carve(c, n_rows * (size_t)(spec->rope.n_rot / 2), sizeof(float));
+    d->sin = cpu_carve(c, n_rows * (size_t)(spec->rope.n_rot / 2), sizeof(float));
+    d->q = cpu_carve(c, n_rows * heads * (size_t)spec->head_dim, sizeof(float));
+    d->k = cpu_carve(c, n_rows * (size_t)(d->n_kv_heads * d->d_k), sizeof(float));
+    d->v = cpu_carve(c, n_rows * (size_t)(d->n_kv_heads * d->d_v), sizeof(float));
+    d->o = cpu_carve(c, n_rows * heads * (size_t)d->d_v, sizeof(float));
     if (spec->attention == MOE_ATTENTION_MLA) {
-        d->q_lora = carve(c, n_rows * (size_t)spec->q_lora_rank, sizeof(float));
-        d->q_absorbed = carve(c, n_rows * heads * (size_t)d->d_k, sizeof(float));
-        d->o_heads = carve(c, n_rows * heads * (size_t)spec->head_dim_v, sizeof(float));
-        d->head_rows = carve(c, n_rows * heads, sizeof(int32_t));
+        d->q_lora = cpu_carve(c, n_rows * (size_t)spec->q_lora_rank, sizeof(float));
+        d->q_absorbed = cpu_carve(c, n_rows * heads * (size_t)d->d_k, sizeof(float));
+        d->o_heads = cpu_carve(c, n_rows * heads * (size_t)spec->head_dim_v, sizeof(float));
+        d->head_rows = cpu_carve(c, n_rows * heads, sizeof(int32_t));
     }
-    d->gate = carve(c, n_rows * n_ff, sizeof(float));
-    d->up = carve(c, n_rows * n_ff, sizeof(float));
+    d->gate = cpu_carve(c, n_rows * n_ff, sizeof(float));
+    d->up = cpu_carve(c, n_rows * n_ff, sizeof(float));
     if (used > 0) {
-        d->router = carve(c, n_rows * (size_t)moe->n_experts, sizeof(float));
-        d->expert_id = carve(c, n_slots, sizeof(int32_t));
-        d->expert_weight = carve(c, n_slots, sizeof(float));
-        d->slot_of = carve(c, n_slots, sizeof(int32_t));
-        d->slot_row = carve(c, n_slots, sizeof(int32_t));
-        d->experts = carve(c, (size_t)moe->n_experts, sizeof(int32_t));
-        d->expert_begin = carve(c, (size_t)moe->n_experts + 1, sizeof(int32_t));
-        d->expert_place = carve(c, (size_t)moe->n_experts, sizeof(int32_t));
-        d->expert_gate = carve(c, n_slots * (size_t)moe->n_ff, sizeof(float));
-        d->expert_up = carve(c, n_slots * (size_t)moe->n_ff, sizeof(float));
-        d->expert_out = carve(c, n_slots * embd, sizeof(float));
-        d->shared_gate = carve(c, n_rows * (size_t)moe->n_ff_shared, sizeof(float));
-        d->shared_up = carve(c, n_rows * (size_t)moe->n_ff_shared, sizeof(float));
-        d->shared_weight = carve(c, n_rows, sizeof(float));
+        d->router = cpu_carve(c, n_rows * (size_t)moe->n_experts, sizeof(float));
+        d->expert_id = cpu_carve(c, n_slots, sizeof(int32_t));
+        d->expert_weight = cpu_carve(c, n_slots, sizeof(float));
+        d->slot_of = cpu_carve(c, n_slots, sizeof(int32_t));
+        d->slot_row = cpu_carve(c, n_slots, sizeof(int32_t));
+        d->experts = cpu_carve(c, (size_t)moe->n_experts, sizeof(int32_t));
+        d->expert_begin = cpu_carve(c, (size_t)moe->n_experts + 1, sizeof(int32_t));
+        d->expert_place = cpu_carve(c, (size_t)moe->n_experts, sizeof(int32_t));
+        d->expert_gate = cpu_carve(c, n_slots * (size_t)moe->n_ff, sizeof(float));
+        d->expert_up = cpu_carve(c, n_slots * (size_t)moe->n_ff, sizeof(float));
+        d->expert_out = cpu_carve(c, n_slots * embd, sizeof(float));
+        d->shared_gate = cpu_carve(c, n_rows * (size_t)moe->n_ff_shared, sizeof(float));
+        d->shared_up = cpu_carve(c, n_rows * (size_t)moe->n_ff_shared, sizeof(float));
+        d->shared_weight = cpu_carve(c, n_rows, sizeof(float));
     }
-    d->logits = carve(c, (size_t)spec->n_vocab * MOE_LOGIT_ROWS, sizeof(float));
-    d->identity = carve(c, max_size(row_max, n_slots), sizeof(int32_t));
-    d->products = carve(c, n_products, sizeof(cpu_product));
+    d->logits = cpu_carve(c, (size_t)spec->n_vocab * MOE_LOGIT_ROWS, sizeof(float));
+    d->identity = cpu_carve(c, max_size(row_max, n_slots), sizeof(int32_t));
+    d->products = cpu_carve(c, n_products, sizeof(cpu_product));
 
-    carve_acts(d, c, &d->in, row_max * embd);
+    cpu_carve_acts(d, c, &d->in, row_max * embd, row_max);
     hidden = max_size(heads * (size_t)max_size((size_t)spec->head_dim, (size_t)d->d_v), n_ff);
     hidden = max_size(hidden, heads * (size_t)spec->head_dim_v);
     hidden = max_size(hidden, (size_t)spec->q_lora_rank);
-    carve_acts(d, c, &d->hidden, max_size(n_rows * hidden, n_slots * (size_t)moe->n_ff));
-    carve_acts(d, c, &d->shared, n_rows * (size_t)moe->n_ff_shared);
+    cpu_carve_acts(d, c, &d->hidden, max_size(n_rows * hidden, n_slots * (size_t)moe->n_ff),
+                   max_size(n_rows * heads, n_slots));
+    cpu_carve_acts(d, c, &d->shared, n_rows * (size_t)moe->n_ff_shared, n_rows);
 
     d->attn_scratch_size = cpu_attention_scratch_bytes(d);
-    d->attn_scratch = carve(c, threads, d->attn_scratch_size);
+    d->attn_scratch = cpu_carve(c, threads, d->attn_scratch_size);
     if (!d->reproducible && d->float_cols > 0) {
         d->blas_scratch_size =
             (moe_blas_scratch_bytes(d->float_cols, (int64_t)row_max) + 63) / 64 * 64;
-        d->blas_scratch = carve(c, threads, d->blas_scratch_size);
+        d->blas_scratch = cpu_carve(c, threads, d->blas_scratch_size);
     }
 }
 
 static moe_status reserve(cpu_device *d, int n_rows, moe_error *err)
 {
-    carver size = {0};
+    cpu_carver size = {0};
     size_t identity;
 
     if (n_rows <= d->capacity)
@@ -149,7 +145,7 @@ static moe_status reserve(cpu_device *d, int n_rows, moe_error *err)
         d->arena = aligned_alloc(64, size.used);
     if (d->arena == NULL)
         return moe_fail_memory(err, size.used);
-    lay_out(d, &(carver){.base = d->arena}, (size_t)n_rows);
+    lay_out(d, &(cpu_carver){.base = d->arena}, (size_t)n_rows);
     d->arena_size = size.used;
     d->capacity = n_rows;
 
@@ -168,9 +164,13 @@ static moe_status begin(moe_device *device, const moe_step *step, moe_error *err
 {
     cpu_device *d = (cpu_device *)device;
     const moe_rope_spec *rope = &d->spec->rope;
-    const size_t partial = cpu_attention_partial_floats(d, step);
-    moe_status status = reserve(d, step->n_rows, err);
+    size_t partial;
+    moe_status status;
 
+    if (d->encoder != NULL)
+        return cpu_encoder_begin(d, step, err);
+    partial = cpu_attention_partial_floats(d, step);
+    status = reserve(d, step->n_rows, err);
     if (status != MOE_OK)
         return status;
     if (partial > d->partial_floats) {
@@ -210,34 +210,38 @@ typedef struct rows_job {
     float *dst;
 } rows_job;
 
-static void embed_rows(void *arg, int64_t begin, int64_t end, int thread)
+void cpu_embed_row(const cpu_device *d, const moe_step *step, int64_t t, float *x, float *other)
 {
-    const rows_job *job = arg;
-    cpu_device *d = job->d;
     const moe_model_spec *spec = d->spec;
     const moe_slot *slots = d->weights->global;
     const moe_matrix words = moe_slot_matrix(d->weights, &slots[MOE_TOKEN_EMBD], 0);
 
-    (void)thread;
-    for (int64_t t = begin; t < end; t++) {
-        float *x = d->x + t * spec->n_embd, *other = d->h + t * spec->n_embd;
+    moe_unpack_row(&words, step->tokens[t], x);
+    if (spec->embedding_scale != 1.0f)
+        d->kernels->scale(x, spec->embedding_scale, spec->n_embd, x);
+    if (spec->n_token_types > 0) {
+        const moe_matrix types = moe_slot_matrix(d->weights, &slots[MOE_TYPE_EMBD], 0);
 
-        moe_unpack_row(&words, job->step->tokens[t], x);
-        if (spec->embedding_scale != 1.0f)
-            d->kernels->scale(x, spec->embedding_scale, spec->n_embd, x);
-        if (spec->n_token_types > 0) {
-            const moe_matrix types = moe_slot_matrix(d->weights, &slots[MOE_TYPE_EMBD], 0);
-
-            moe_unpack_row(&types, 0, other);
-            d->kernels->add(x, other, spec->n_embd, x);
-        }
-        if (spec->n_positions > 0) {
-            const moe_matrix places = moe_slot_matrix(d->weights, &slots[MOE_POSITION_EMBD], 0);
-
-            moe_unpack_row(&places, job->step->positions[t], other);
-            d->kernels->add(x, other, spec->n_embd, x);
-        }
+        moe_unpack_row(&types, 0, other);
+        d->kernels->add(x, other, spec->n_embd, x);
     }
+    if (spec->n_positions > 0) {
+        const moe_matrix places = moe_slot_matrix(d->weights, &slots[MOE_POSITION_EMBD], 0);
+
+        moe_unpack_row(&places, step->positions[t], other);
+        d->kernels->add(x, other, spec->n_embd, x);
+    }
+}
+
+static void embed_rows(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const rows_job *job = arg;
+    const cpu_device *d = job->d;
+    const int64_t n = d->spec->n_embd;
+
+    (void)thread;
+    for (int64_t t = begin; t < end; t++)
+        cpu_embed_row(d, job->step, t, d->x + t * n, d->h + t * n);
 }
 
 static void embed(moe_device *device, const moe_step *step)
@@ -359,13 +363,14 @@ static const float *hidden(moe_device *device, int row)
 {
     const cpu_device *d = (const cpu_device *)device;
 
-    return d->h + (int64_t)row * d->spec->n_embd;
+    return d->encoder != NULL ? cpu_encoder_state(d, row) : d->h + (int64_t)row * d->spec->n_embd;
 }
 
 static void destroy(moe_device *device)
 {
     cpu_device *d = (cpu_device *)device;
 
+    cpu_encoder_free(d->encoder);
     free(d->arena);
     free(d->partial);
     free(d->freq);
@@ -382,6 +387,7 @@ static const moe_device_ops cpu_ops = {
     .attention = cpu_attention,
     .feed_forward = cpu_feed_forward,
     .residual = residual,
+    .encode = cpu_encode,
     .pool = pool,
     .logits = logits,
     .hidden = hidden,
@@ -451,6 +457,13 @@ moe_status moe_cpu_device_create(const moe_model_spec *spec, moe_resident *resid
         d->n_kv_heads = spec->n_kv_heads;
         d->d_k = spec->head_dim;
         d->d_v = spec->head_dim_v;
+    }
+    if (!spec->causal) {
+        status = cpu_encoder_create(d, err);
+        if (status != MOE_OK) {
+            destroy(&d->base);
+            return status;
+        }
     }
     d->freq = malloc(sizeof(double) * (size_t)(n_half > 0 ? n_half : 1));
     if (d->freq == NULL) {

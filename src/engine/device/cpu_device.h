@@ -3,8 +3,8 @@
  *
  * cpu_device.c holds memory, embedding, norms and the output head; cpu_product.c multiplies
  * activations with packed weights on all threads; cpu_attention.c and cpu_feed_forward.c are the
- * two sub-layers. All scratch lives in one arena that is laid out for a number of rows and grows
- * with it.
+ * two sub-layers; cpu_encoder.c is the pass of models that see a whole text at once. All scratch
+ * lives in one arena that is laid out for a number of rows and grows with it.
  */
 #ifndef MOE_CPU_DEVICE_H
 #define MOE_CPU_DEVICE_H
@@ -24,7 +24,15 @@ typedef struct cpu_planes {
 typedef struct cpu_acts {
     moe_activations act;
     cpu_planes b32, b256, q8;
+    void *bf16;
 } cpu_acts;
+
+/* Hands out 64-byte aligned pieces of a block; with base NULL it only adds up sizes. */
+typedef struct cpu_carver {
+    char *base;
+    size_t used;
+    bool overflow;
+} cpu_carver;
 
 /* y (n_tokens, ldy) = w · x [+ bias].  The first n_fast tokens take 8-bit activations, if the type
  * of w bears them. */
@@ -37,6 +45,8 @@ typedef struct cpu_product {
     int64_t ldy;
     const float *bias; /* (w.n_rows) or NULL */
 } cpu_product;
+
+typedef struct cpu_encoder cpu_encoder; /* cpu_encoder.c */
 
 typedef struct cpu_device {
     moe_device base;
@@ -51,7 +61,8 @@ typedef struct cpu_device {
     unsigned forms;     /* bits 1 << moe_act_form that the model's matrices use */
     int d_k, d_v;       /* cached widths, see moe_kv_cache */
     int n_kv_heads;
-    double *freq; /* (n_rot / 2) */
+    double *freq;         /* (n_rot / 2) */
+    cpu_encoder *encoder; /* NULL: a causal model, for which all that follows is */
 
     char *arena;
     size_t arena_size;
@@ -97,6 +108,10 @@ size_t cpu_attention_scratch_bytes(const cpu_device *d);
 /* Floats of d->partial that a step needs; 0 if its attention is not split by key blocks. */
 size_t cpu_attention_partial_floats(const cpu_device *d, const moe_step *step);
 
+void *cpu_carve(cpu_carver *c, size_t n, size_t element);
+/* Room for the forms, other than float, of n activations in all, in at most n_rows rows. */
+void cpu_carve_acts(const cpu_device *d, cpu_carver *c, cpu_acts *acts, size_t n, size_t n_rows);
+
 /* Runs fn over n cheap items: on the calling thread if they are few. */
 void cpu_for_rows(cpu_device *d, moe_pool_fn fn, void *arg, int64_t n);
 
@@ -106,6 +121,10 @@ unsigned cpu_form(const moe_slot *slot);
 /* Makes acts hold rows x (n_rows, n_cols), row stride ld, in the wanted forms (bits). */
 void cpu_prepare(cpu_device *d, cpu_acts *acts, const float *x, int64_t ld, int64_t n_rows,
                  int64_t n_cols, unsigned forms);
+
+/* Row groups [begin, end) of one product, on the calling thread. */
+void cpu_multiply(const cpu_device *d, const cpu_product *p, int64_t begin, int64_t end,
+                  int thread);
 
 /* Runs n products as one parallel loop over all their row groups. */
 void cpu_run_products(cpu_device *d, const cpu_product *products, int n);
@@ -120,6 +139,16 @@ cpu_product cpu_step_product(const cpu_device *d, const moe_step *step, const mo
 cpu_product cpu_prompt_product(const cpu_device *d, const moe_step *step, const moe_slot *slot,
                                const moe_slot *bias, const cpu_acts *x, float *y);
 unsigned cpu_prompt_form(const cpu_device *d, const moe_step *step, const moe_slot *slot);
+
+/* x (n_embd) = embedding of row t of the step; other is scratch of the same size. */
+void cpu_embed_row(const cpu_device *d, const moe_step *step, int64_t t, float *x, float *other);
+
+/* The forward pass of encoders; see moe_device_ops. */
+moe_status cpu_encoder_create(cpu_device *d, moe_error *err);
+void cpu_encoder_free(cpu_encoder *e);
+moe_status cpu_encoder_begin(cpu_device *d, const moe_step *step, moe_error *err);
+bool cpu_encode(moe_device *device, const moe_step *step, const moe_cancel *cancel);
+const float *cpu_encoder_state(const cpu_device *d, int row);
 
 /* Device operations; see moe_device_ops. */
 void cpu_attention(moe_device *device, const moe_step *step, int layer, moe_buffer src);

@@ -74,6 +74,9 @@ static void quantize_rows(void *arg, int64_t begin, int64_t end, int thread)
         if (job->forms & 1u << MOE_ACT_Q8)
             job->kernels->quantize_8(x, n, q8->hi + t * n, q8->d + t * (n / 32),
                                      q8->sums + t * (n / 16));
+        if (job->forms & 1u << MOE_ACT_BF16)
+            job->kernels->round_bf16(
+                x, n, (char *)job->acts->bf16 + t * moe_bf16_columns(n) * job->kernels->bf16_bytes);
     }
 }
 
@@ -103,6 +106,7 @@ void cpu_prepare(cpu_device *d, cpu_acts *acts, const float *x, int64_t ld, int6
         .b32 = {b32->hi, b32->lo, b32->d, b32->sums},
         .b256 = {b256->hi, b256->lo, b256->d, b256->sums},
         .q8 = {q8->hi, q8->d, q8->sums},
+        .bf16 = acts->bf16,
     };
     if (forms & ~(1u << MOE_ACT_F32)) {
         quantize_job job = {d->kernels, acts, x, ld, n_cols, forms};
@@ -122,9 +126,7 @@ static bool goes_to_blas(const cpu_device *d, const cpu_product *p)
            moe_act_form_of(p->w.type) == MOE_ACT_F32;
 }
 
-/* Groups [begin, end) of one product. */
-static void multiply(const cpu_device *d, const cpu_product *p, int64_t begin, int64_t end,
-                     int thread)
+void cpu_multiply(const cpu_device *d, const cpu_product *p, int64_t begin, int64_t end, int thread)
 {
     const moe_kernels *kernels = d->kernels;
     const int64_t row_end = end * MOE_GROUP_ROWS < p->w.n_rows ? end * MOE_GROUP_ROWS : p->w.n_rows;
@@ -163,7 +165,7 @@ static void run_groups(void *arg, int64_t begin, int64_t end, int thread)
                       to = end - first < n ? end - first : n;
 
         if (from < to)
-            multiply(job->d, p, from, to, thread);
+            cpu_multiply(job->d, p, from, to, thread);
         first += n;
     }
 }

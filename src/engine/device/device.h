@@ -41,7 +41,8 @@ typedef struct moe_device moe_device;
 
 typedef struct moe_device_ops {
     const char *name;
-    /* Makes room for a step of n_rows rows.  This, fetch and feed_forward can fail. */
+    /* Makes room for a step of n_rows rows.  This, fetch and feed_forward can fail; encode can be
+     * cancelled. */
     moe_status (*begin)(moe_device *d, const moe_step *step, moe_error *err);
     void (*end)(moe_device *d);
     /* Brings the dense weights of a layer (-1: of the whole model) to where operations on the layer
@@ -61,6 +62,9 @@ typedef struct moe_device_ops {
                                const moe_cancel *cancel, moe_error *err);
     /* X += A * residual_scale. */
     void (*residual)(moe_device *d, const moe_step *step);
+    /* All of an encoder's pass, up to the pooled sums, instead of the operations above and pool; H
+     * holds the final states. False if it was cancelled. */
+    bool (*encode)(moe_device *d, const moe_step *step, const moe_cancel *cancel);
     /* Adds the rows of H that count to each span's pooled sum, in row order. */
     void (*pool)(moe_device *d, const moe_step *step);
     /* Logits of n rows of H, (n, n_vocab) in host memory that lives until the next call. n <=

@@ -235,25 +235,25 @@ static bool is_table(const moe_weights *w, const moe_model_spec *spec, int slot)
     return slot == MOE_POSITION_EMBD || slot == MOE_TYPE_EMBD || (slot == MOE_TOKEN_EMBD && !tied);
 }
 
-static void quantize_slot(moe_slot *slot)
+static void quantize_slot(moe_slot *slot, moe_type type)
 {
     const bool is_float =
         slot->type == MOE_TYPE_F32 || slot->type == MOE_TYPE_F16 || slot->type == MOE_TYPE_BF16;
 
     if (slot->present && !slot->is_vector && is_float &&
-        slot->n_cols % moe_type_info_of(MOE_TYPE_Q8_0)->block_columns == 0)
-        slot->type = MOE_TYPE_Q8_0;
+        slot->n_cols % moe_type_info_of(type)->block_columns == 0)
+        slot->type = type;
 }
 
-void moe_weights_quantize(moe_weights *w, const moe_model_spec *spec)
+void moe_weights_quantize(moe_weights *w, const moe_model_spec *spec, moe_type type)
 {
     for (int s = 0; s < MOE_N_GLOBAL_SLOTS; s++)
         if (!is_table(w, spec, s))
-            quantize_slot(&w->global[s]);
+            quantize_slot(&w->global[s], type);
     for (int l = 0; l < w->n_layers; l++)
         for (int s = 0; s < MOE_N_LAYER_SLOTS; s++)
             if (s != MOE_ROUTER && s != MOE_SHARED_ROUTER)
-                quantize_slot(&w->layers[l][s]);
+                quantize_slot(&w->layers[l][s], type);
 }
 
 /* --- layout ---------------------------------------------------------------------------------- */

@@ -131,11 +131,12 @@ moe_status moe_bind_piece(moe_slot *slot, const moe_tensor *tensor, int64_t row,
 moe_status moe_bind_vector_piece(moe_slot *slot, const moe_tensor *tensor, int64_t first, int64_t n,
                                  moe_error *err);
 
-/* Has every unquantised matrix packed as Q8_0; to be called after binding and before the layout.
- * A weight is then off by up to 1/254 of the largest of its block of 32.  Left as they are:
- * routers, whose choices are sensitive; tables that are only looked up in, which cost no time;
- * matrices whose columns don't fill blocks. */
-void moe_weights_quantize(moe_weights *w, const moe_model_spec *spec);
+/* Has every unquantised matrix packed as type, Q8_0 or BF16_PAIRS; to be called after binding and
+ * before the layout.  With Q8_0 a weight is then off by up to 1/254 of the largest of its block of
+ * 32, with BF16_PAIRS by up to 1/512 of itself.  Left as they are: routers, whose choices are
+ * sensitive; tables that are only looked up in, which cost no time; matrices whose columns don't
+ * fill blocks. */
+void moe_weights_quantize(moe_weights *w, const moe_model_spec *spec, moe_type type);
 
 /* Checks that every slot is complete and of a type the kernels compute with (columns a multiple of
  * the block), counts parameters, makes units. */

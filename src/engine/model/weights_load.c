@@ -126,6 +126,15 @@ static void quantize_q8_0(const float *x, int64_t n_cols, char *dst)
     }
 }
 
+static void round_row(const float *x, int64_t n_cols, char *dst)
+{
+    for (int64_t i = 0; i < n_cols; i++) {
+        const uint16_t half = moe_f32_to_bf16(x[i]);
+
+        memcpy(dst + 2 * i, &half, sizeof half);
+    }
+}
+
 /* The type of a slot's rows before they are packed: as stored, but for quantised pieces that are
  * transposed. */
 static moe_type element_type(const moe_piece *piece)
@@ -170,7 +179,10 @@ static void pack_rows(const loader *ld, const moe_slot *slot, moe_type type, con
                 char *quantised = (char *)(wide + slot->n_cols) + (size_t)i * packed_row_bytes;
 
                 moe_dequantize(type, row, slot->n_cols, wide);
-                quantize_q8_0(wide, slot->n_cols, quantised);
+                if (slot->type == MOE_TYPE_Q8_0)
+                    quantize_q8_0(wide, slot->n_cols, quantised);
+                else
+                    round_row(wide, slot->n_cols, quantised);
                 group[i] = quantised;
             }
         }

@@ -43,6 +43,17 @@ static moe_status run(const moe_forward *f, const moe_step *step, const int32_t 
 
     if (status != MOE_OK)
         return status;
+    if (!f->spec->causal) {
+        for (int layer = 0; layer < f->spec->n_layers && status == MOE_OK; layer++)
+            status = ops->fetch(f->device, layer, f->cancel, err);
+        if (status != MOE_OK)
+            return status;
+        if (!ops->encode(f->device, step, f->cancel))
+            return moe_fail(err, MOE_ERR_CANCELLED, "cancelled");
+        if (f->computed != NULL)
+            f->computed(ud);
+        return MOE_OK;
+    }
     ops->embed(f->device, step);
     if (slots[MOE_EMBD_NORM].present)
         ops->norm(f->device, step, &slots[MOE_EMBD_NORM], &slots[MOE_EMBD_NORM_BIAS], MOE_BUF_X,

@@ -25,7 +25,12 @@
 #include "forward.h"
 #include "scheduler_internal.h"
 
-enum { DEFAULT_STEP_TOKENS = 512, DEFAULT_SEQS = 64, QUANTUM = 64 };
+enum {
+    DEFAULT_STEP_TOKENS = 512,
+    ENCODER_STEP_TOKENS = 2048, /* per thread */
+    DEFAULT_SEQS = 64,
+    QUANTUM = 64,
+};
 
 static int64_t min_int(int64_t a, int64_t b)
 {
@@ -46,6 +51,10 @@ moe_status moe_scheduler_create(moe_model *model, const moe_scheduler_options *o
     s->model = model;
     s->max_step_tokens = DEFAULT_STEP_TOKENS;
     s->max_seqs = DEFAULT_SEQS;
+    if (!model->spec.causal) { /* all threads have enough texts, and end at about the same time */
+        s->max_step_tokens = ENCODER_STEP_TOKENS * moe_pool_threads(model->engine->pool);
+        s->max_seqs = s->max_step_tokens;
+    }
     if (options != NULL) {
         s->cancel = options->cancel;
         s->max_waiting = options->max_waiting;

@@ -55,6 +55,8 @@ static size_t positions_needed(const moe_model *model, const moe_request *r)
 {
     size_t n = tokens_read(model, r);
 
+    if (!model->spec.causal)
+        return 0; /* an encoder keeps nothing */
     if (r->task == MOE_TASK_GENERATE && r->max_tokens > 0)
         n += (size_t)r->max_tokens - 1; /* the last token is not read again */
     return n < (size_t)model->info.n_ctx ? n : (size_t)model->info.n_ctx;
