@@ -13,7 +13,8 @@
  * generate text: max_tokens, temperature (0: the likeliest token), seed (none: a
  * random one), stop (a string or several), top_k (0: off), top_p (1: off), min_p
  * (0: off), repeat_penalty (1: off), repeat_last_n (64; -1: all), ignore_eos,
- * show_special (write special tokens out).
+ * show_special (write special tokens out).  Functions that give a value per prompt know
+ * on_error: "error", or "null" for a prompt that can't be answered.
  *
  * A model call costs far more than anything else in a plan, which the costs say.
  * The functions run in the leader of a parallel query only: each worker would
@@ -141,6 +142,15 @@ SELECT c.name,
  WHERE moe.may_use(c.name) OR pg_catalog.pg_has_role('pg_read_server_files', 'USAGE');
 GRANT SELECT ON moe.models TO PUBLIC;
 
+/*
+ * The planner asks this function about calls that can be computed for many rows at
+ * once, which loads the library before the statement is executed: that is when it
+ * finds them.
+ */
+CREATE FUNCTION moe.plan_support(internal)
+RETURNS internal
+AS 'MODULE_PATHNAME', 'pg_moe_plan_support' LANGUAGE C STRICT PARALLEL SAFE;
+
 -- ----------
 -- Text
 -- ----------
@@ -154,13 +164,15 @@ CREATE FUNCTION moe.generate(prompt text, model text DEFAULT NULL,
     max_tokens integer DEFAULT 128, temperature double precision DEFAULT 0,
     seed bigint DEFAULT NULL, stop text[] DEFAULT NULL, options jsonb DEFAULT NULL)
 RETURNS text
-AS 'MODULE_PATHNAME', 'pg_moe_generate' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000;
+AS 'MODULE_PATHNAME', 'pg_moe_generate' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000
+SUPPORT moe.plan_support;
 
 CREATE FUNCTION moe.generate(prompt integer[], model text DEFAULT NULL,
     max_tokens integer DEFAULT 128, temperature double precision DEFAULT 0,
     seed bigint DEFAULT NULL, stop text[] DEFAULT NULL, options jsonb DEFAULT NULL)
 RETURNS text
-AS 'MODULE_PATHNAME', 'pg_moe_generate_tokens' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000;
+AS 'MODULE_PATHNAME', 'pg_moe_generate_tokens' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000
+SUPPORT moe.plan_support;
 
 -- All prompts run as one batch.
 CREATE FUNCTION moe.generate(prompts text[], model text DEFAULT NULL,
@@ -180,19 +192,22 @@ CREATE FUNCTION moe.chat(prompt text, model text DEFAULT NULL,
     max_tokens integer DEFAULT 128, temperature double precision DEFAULT 0,
     seed bigint DEFAULT NULL, stop text[] DEFAULT NULL, options jsonb DEFAULT NULL)
 RETURNS text
-AS 'MODULE_PATHNAME', 'pg_moe_chat' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000;
+AS 'MODULE_PATHNAME', 'pg_moe_chat' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000
+SUPPORT moe.plan_support;
 
 CREATE FUNCTION moe.chat(messages json, model text DEFAULT NULL,
     max_tokens integer DEFAULT 128, temperature double precision DEFAULT 0,
     seed bigint DEFAULT NULL, stop text[] DEFAULT NULL, options jsonb DEFAULT NULL)
 RETURNS text
-AS 'MODULE_PATHNAME', 'pg_moe_chat_json' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000;
+AS 'MODULE_PATHNAME', 'pg_moe_chat_json' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000
+SUPPORT moe.plan_support;
 
 CREATE FUNCTION moe.chat(messages jsonb, model text DEFAULT NULL,
     max_tokens integer DEFAULT 128, temperature double precision DEFAULT 0,
     seed bigint DEFAULT NULL, stop text[] DEFAULT NULL, options jsonb DEFAULT NULL)
 RETURNS text
-AS 'MODULE_PATHNAME', 'pg_moe_chat_jsonb' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000;
+AS 'MODULE_PATHNAME', 'pg_moe_chat_jsonb' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000
+SUPPORT moe.plan_support;
 
 /*
  * The same with all there is to know: content, reasoning (null if there was none),
@@ -203,19 +218,22 @@ CREATE FUNCTION moe.chat_full(prompt text, model text DEFAULT NULL,
     max_tokens integer DEFAULT 128, temperature double precision DEFAULT 0,
     seed bigint DEFAULT NULL, stop text[] DEFAULT NULL, options jsonb DEFAULT NULL)
 RETURNS jsonb
-AS 'MODULE_PATHNAME', 'pg_moe_chat_full' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000;
+AS 'MODULE_PATHNAME', 'pg_moe_chat_full' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000
+SUPPORT moe.plan_support;
 
 CREATE FUNCTION moe.chat_full(messages json, model text DEFAULT NULL,
     max_tokens integer DEFAULT 128, temperature double precision DEFAULT 0,
     seed bigint DEFAULT NULL, stop text[] DEFAULT NULL, options jsonb DEFAULT NULL)
 RETURNS jsonb
-AS 'MODULE_PATHNAME', 'pg_moe_chat_full_json' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000;
+AS 'MODULE_PATHNAME', 'pg_moe_chat_full_json' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000
+SUPPORT moe.plan_support;
 
 CREATE FUNCTION moe.chat_full(messages jsonb, model text DEFAULT NULL,
     max_tokens integer DEFAULT 128, temperature double precision DEFAULT 0,
     seed bigint DEFAULT NULL, stop text[] DEFAULT NULL, options jsonb DEFAULT NULL)
 RETURNS jsonb
-AS 'MODULE_PATHNAME', 'pg_moe_chat_full_jsonb' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000;
+AS 'MODULE_PATHNAME', 'pg_moe_chat_full_jsonb' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000
+SUPPORT moe.plan_support;
 
 /*
  * A row per token.  In the select list, and through a cursor on that, each row is
@@ -264,12 +282,14 @@ AS 'MODULE_PATHNAME', 'pg_moe_chat_stream_jsonb' LANGUAGE C VOLATILE PARALLEL RE
 CREATE FUNCTION moe.embed(input text, model text DEFAULT NULL,
     kind text DEFAULT 'passage', options jsonb DEFAULT NULL)
 RETURNS real[]
-AS 'MODULE_PATHNAME', 'pg_moe_embed' LANGUAGE C STABLE PARALLEL RESTRICTED COST 10000;
+AS 'MODULE_PATHNAME', 'pg_moe_embed' LANGUAGE C STABLE PARALLEL RESTRICTED COST 10000
+SUPPORT moe.plan_support;
 
 CREATE FUNCTION moe.embed(input integer[], model text DEFAULT NULL,
     kind text DEFAULT 'passage', options jsonb DEFAULT NULL)
 RETURNS real[]
-AS 'MODULE_PATHNAME', 'pg_moe_embed_tokens' LANGUAGE C STABLE PARALLEL RESTRICTED COST 10000;
+AS 'MODULE_PATHNAME', 'pg_moe_embed_tokens' LANGUAGE C STABLE PARALLEL RESTRICTED COST 10000
+SUPPORT moe.plan_support;
 
 -- All texts run as one batch.
 CREATE FUNCTION moe.embed(inputs text[], model text DEFAULT NULL,
@@ -283,7 +303,8 @@ AS 'MODULE_PATHNAME', 'pg_moe_embed_batch' LANGUAGE C STABLE PARALLEL RESTRICTED
  */
 CREATE FUNCTION moe.embed_pinned(input text, digest text, kind text DEFAULT 'passage')
 RETURNS real[]
-AS 'MODULE_PATHNAME', 'pg_moe_embed_pinned' LANGUAGE C IMMUTABLE PARALLEL RESTRICTED COST 10000;
+AS 'MODULE_PATHNAME', 'pg_moe_embed_pinned' LANGUAGE C IMMUTABLE PARALLEL RESTRICTED COST 10000
+SUPPORT moe.plan_support;
 
 /*
  * The same as any type that real[] can be cast to: moe.embed_as('...', NULL::vector).
@@ -292,7 +313,8 @@ AS 'MODULE_PATHNAME', 'pg_moe_embed_pinned' LANGUAGE C IMMUTABLE PARALLEL RESTRI
 CREATE FUNCTION moe.embed_as(input text, type anyelement, model text DEFAULT NULL,
     kind text DEFAULT 'passage', options jsonb DEFAULT NULL)
 RETURNS anyelement
-AS 'MODULE_PATHNAME', 'pg_moe_embed_as' LANGUAGE C STABLE PARALLEL RESTRICTED COST 10000;
+AS 'MODULE_PATHNAME', 'pg_moe_embed_as' LANGUAGE C STABLE PARALLEL RESTRICTED COST 10000
+SUPPORT moe.plan_support;
 
 -- ----------
 -- Likelihoods

@@ -59,35 +59,59 @@ full_answer(const MoeSeq *seq, const moe_reply *reply)
 	return DirectFunctionCall1(jsonb_in, CStringGetDatum(buf.data));
 }
 
-static Datum
-chat(FunctionCallInfo fcinfo, MoePromptType type, bool full)
+static bool
+setup(MoeCall *call, FunctionCallInfo fcinfo)
 {
-	MoeCall		call;
-	MoeTokens	tokens;
-	bool		ends_in_think;
-	MoeRun	   *run;
-	MoeSeq	   *seq;
-	const char *answer;
-	size_t		len;
-	moe_reply	reply;
-	Datum		result;
-
-	if (PG_ARGISNULL(0))
-		PG_RETURN_NULL();
-
-	moe_call_begin(&call, fcinfo, MOE_SCOPE_CHAT);
-	tokens = moe_tokens_of_chat(call.model, PG_GETARG_DATUM(0), type, &call.options,
-								&ends_in_think);
-	run = moe_run_begin(call.model);
-	seq = moe_call_add(&call, run, tokens, false);
-	moe_run_finish(run);
-	answer = moe_run_text(seq, &len);
-	moe_split_reasoning(answer, len, ends_in_think, &reply);
-	result = full ? full_answer(seq, &reply)
-		: PointerGetDatum(moe_text_from_utf8(reply.content, reply.content_len));
-	moe_run_end(run);
-	return result;
+	moe_call_begin(call, fcinfo, MOE_SCOPE_CHAT | MOE_SCOPE_VALUE);
+	return true;
 }
+
+static void
+read_messages(const MoeCall *call, MoePromptType type, Datum datum, MoeInput *input,
+			  moe_error *err)
+{
+	input->tokens = moe_tokens_of_chat(call->model, datum, type, &call->options,
+									   &input->ends_in_think, err);
+}
+
+static void
+split_answer(const MoeInput *input, const MoeSeq *seq, moe_reply *reply)
+{
+	size_t		len;
+	const char *answer = moe_run_text(seq, &len);
+
+	moe_split_reasoning(answer, len, input->ends_in_think, reply);
+}
+
+static Datum
+content(FunctionCallInfo fcinfo, const MoeInput *input, const MoeSeq *seq, bool *isnull)
+{
+	moe_reply	reply;
+
+	split_answer(input, seq, &reply);
+	*isnull = false;
+	return PointerGetDatum(moe_text_from_utf8(reply.content, reply.content_len));
+}
+
+static Datum
+full(FunctionCallInfo fcinfo, const MoeInput *input, const MoeSeq *seq, bool *isnull)
+{
+	moe_reply	reply;
+
+	split_answer(input, seq, &reply);
+	*isnull = false;
+	return full_answer(seq, &reply);
+}
+
+const MoeFunction moe_chat_functions[] = {
+	{"pg_moe_chat", MOE_PROMPT_TEXT, setup, read_messages, content},
+	{"pg_moe_chat_json", MOE_PROMPT_JSON, setup, read_messages, content},
+	{"pg_moe_chat_jsonb", MOE_PROMPT_JSONB, setup, read_messages, content},
+	{"pg_moe_chat_full", MOE_PROMPT_TEXT, setup, read_messages, full},
+	{"pg_moe_chat_full_json", MOE_PROMPT_JSON, setup, read_messages, full},
+	{"pg_moe_chat_full_jsonb", MOE_PROMPT_JSONB, setup, read_messages, full},
+	{NULL}
+};
 
 /*
  * moe.chat(prompt text, ...) returns text
@@ -95,7 +119,7 @@ chat(FunctionCallInfo fcinfo, MoePromptType type, bool full)
 Datum
 pg_moe_chat(PG_FUNCTION_ARGS)
 {
-	return chat(fcinfo, MOE_PROMPT_TEXT, false);
+	return moe_call_function(&moe_chat_functions[0], fcinfo);
 }
 
 /*
@@ -104,7 +128,7 @@ pg_moe_chat(PG_FUNCTION_ARGS)
 Datum
 pg_moe_chat_json(PG_FUNCTION_ARGS)
 {
-	return chat(fcinfo, MOE_PROMPT_JSON, false);
+	return moe_call_function(&moe_chat_functions[1], fcinfo);
 }
 
 /*
@@ -113,7 +137,7 @@ pg_moe_chat_json(PG_FUNCTION_ARGS)
 Datum
 pg_moe_chat_jsonb(PG_FUNCTION_ARGS)
 {
-	return chat(fcinfo, MOE_PROMPT_JSONB, false);
+	return moe_call_function(&moe_chat_functions[2], fcinfo);
 }
 
 /*
@@ -122,7 +146,7 @@ pg_moe_chat_jsonb(PG_FUNCTION_ARGS)
 Datum
 pg_moe_chat_full(PG_FUNCTION_ARGS)
 {
-	return chat(fcinfo, MOE_PROMPT_TEXT, true);
+	return moe_call_function(&moe_chat_functions[3], fcinfo);
 }
 
 /*
@@ -131,7 +155,7 @@ pg_moe_chat_full(PG_FUNCTION_ARGS)
 Datum
 pg_moe_chat_full_json(PG_FUNCTION_ARGS)
 {
-	return chat(fcinfo, MOE_PROMPT_JSON, true);
+	return moe_call_function(&moe_chat_functions[4], fcinfo);
 }
 
 /*
@@ -140,5 +164,5 @@ pg_moe_chat_full_json(PG_FUNCTION_ARGS)
 Datum
 pg_moe_chat_full_jsonb(PG_FUNCTION_ARGS)
 {
-	return chat(fcinfo, MOE_PROMPT_JSONB, true);
+	return moe_call_function(&moe_chat_functions[5], fcinfo);
 }

@@ -17,7 +17,6 @@
 #include "catalog/pg_type.h"
 #include "compat.h"
 #include "executor/executor.h"
-#include "funcapi.h"
 #include "guc.h"
 #include "nodes/makefuncs.h"
 #include "nodes/primnodes.h"
@@ -49,40 +48,52 @@ prefix_of_kind(const MoeOpenModel *model, const text *kind)
 			 errhint("The kinds of texts are \"passage\" and \"query\".")));
 }
 
+/*
+ * Read the arguments model, kind and options, of which the first is the i-th
+ */
 static void
-read_embed_options(MoeOptions *options, Jsonb *json)
+read_arguments(MoeCall *call, FunctionCallInfo fcinfo, int i)
 {
-	moe_options_init(options);
-	moe_options_read(options, json, MOE_SCOPE_EMBED);
+	memset(call, 0, sizeof(MoeCall));
+	call->task = MOE_TASK_EMBED;
+	moe_options_init(&call->options);
+	moe_options_read(&call->options, PG_ARGISNULL(i + 2) ? NULL : PG_GETARG_JSONB_P(i + 2),
+					 MOE_SCOPE_EMBED | MOE_SCOPE_VALUE);
+	call->null_on_error = moe_options_null_on_error(&call->options);
+	call->model = moe_host_open(moe_model_require(moe_text_arg(fcinfo, i)), false);
+	call->prefix = prefix_of_kind(call->model, moe_text_arg(fcinfo, i + 1));
 }
 
-static MoeTokens
-tokens_of_text(const MoeOpenModel *model, const text *t, const text *kind,
-			   const MoeOptions *options)
+static bool
+setup(MoeCall *call, FunctionCallInfo fcinfo)
+{
+	read_arguments(call, fcinfo, 1);
+	return true;
+}
+
+/*
+ * Tokens are taken as they are, without prefix or special tokens
+ */
+static void
+read_input(const MoeCall *call, MoePromptType type, Datum datum, MoeInput *input, moe_error *err)
 {
 	unsigned	flags = 0;
 
-	if (options->add_special)
+	if (type == MOE_PROMPT_TOKENS)
+	{
+		input->tokens = moe_tokens_of_array(DatumGetArrayTypeP(datum), err);
+		return;
+	}
+	if (call->options.add_special)
 		flags |= MOE_TEXT_ADD_SPECIAL;
-	if (options->parse_special)
+	if (call->options.parse_special)
 		flags |= MOE_TEXT_PARSE_SPECIAL;
-	return moe_tokens_of_text(model, prefix_of_kind(model, kind), t, flags);
-}
-
-static MoeSeq *
-add_tokens(MoeRun *run, MoeTokens tokens, bool bulk)
-{
-	moe_request request = {0};
-
-	request.task = MOE_TASK_EMBED;
-	request.prompt = tokens.ids;
-	request.n_prompt = tokens.n;
-	request.bulk = bulk;
-	return moe_run_add(run, &request);
+	input->tokens = moe_tokens_of_text(call->model, call->prefix, DatumGetTextPP(datum), flags,
+									   err);
 }
 
 static Datum
-array_of_embedding(const MoeSeq *seq)
+array_of_embedding(FunctionCallInfo fcinfo, const MoeInput *input, const MoeSeq *seq, bool *isnull)
 {
 	int			n = 0;
 	const float *v = moe_run_embedding(seq, &n);
@@ -96,111 +107,8 @@ array_of_embedding(const MoeSeq *seq)
 		elements[i] = Float4GetDatum(v[i]);
 	array = construct_array(elements, n, FLOAT4OID, sizeof(float4), true, TYPALIGN_INT);
 	pfree(elements);
+	*isnull = false;
 	return PointerGetDatum(array);
-}
-
-static Datum
-embed_tokens(MoeOpenModel *model, MoeTokens tokens)
-{
-	MoeRun	   *run = moe_run_begin(model);
-	MoeSeq	   *seq = add_tokens(run, tokens, false);
-	Datum		result;
-
-	moe_run_finish(run);
-	result = array_of_embedding(seq);
-	moe_run_end(run);
-	return result;
-}
-
-/*
- * moe.embed(text, model, kind, options) returns real[]
- */
-Datum
-pg_moe_embed(PG_FUNCTION_ARGS)
-{
-	MoeOptions	options;
-	MoeOpenModel *model;
-
-	if (PG_ARGISNULL(0))
-		PG_RETURN_NULL();
-	read_embed_options(&options, PG_ARGISNULL(3) ? NULL : PG_GETARG_JSONB_P(3));
-	model = moe_host_open(moe_model_require(moe_text_arg(fcinfo, 1)), false);
-	return embed_tokens(model, tokens_of_text(model, PG_GETARG_TEXT_PP(0),
-											  moe_text_arg(fcinfo, 2), &options));
-}
-
-/*
- * moe.embed(tokens int[], model, kind, options) returns real[]
- *
- * The tokens are taken as they are, without prefix or special tokens.
- */
-Datum
-pg_moe_embed_tokens(PG_FUNCTION_ARGS)
-{
-	MoeOptions	options;
-	MoeOpenModel *model;
-
-	if (PG_ARGISNULL(0))
-		PG_RETURN_NULL();
-	read_embed_options(&options, PG_ARGISNULL(3) ? NULL : PG_GETARG_JSONB_P(3));
-	model = moe_host_open(moe_model_require(moe_text_arg(fcinfo, 1)), false);
-	(void) prefix_of_kind(model, moe_text_arg(fcinfo, 2));
-	return embed_tokens(model, moe_tokens_of_array(PG_GETARG_ARRAYTYPE_P(0)));
-}
-
-/*
- * moe.embed(texts text[], ...) returns table (ordinality, result)
- *
- * All texts run together.  A NULL text gives a NULL result.
- */
-Datum
-pg_moe_embed_batch(PG_FUNCTION_ARGS)
-{
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	text	   *kind = moe_text_arg(fcinfo, 2);
-	MoeOptions	options;
-	MoeOpenModel *model;
-	MoeRun	   *run;
-	MoeSeq	  **seqs;
-	Datum	   *texts;
-	bool	   *nulls;
-	int			n;
-
-	InitMaterializedSRF(fcinfo, 0);
-	if (PG_ARGISNULL(0))
-		return (Datum) 0;
-
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT,
-					  &texts, &nulls, &n);
-	read_embed_options(&options, PG_ARGISNULL(3) ? NULL : PG_GETARG_JSONB_P(3));
-	model = moe_host_open(moe_model_require(moe_text_arg(fcinfo, 1)), false);
-	run = moe_run_begin(model);
-	seqs = palloc0(sizeof(MoeSeq *) * (n + 1));
-	for (int i = 0; i < n; i++)
-	{
-		MoeTokens	tokens;
-
-		if (nulls[i])
-			continue;
-		tokens = tokens_of_text(model, DatumGetTextPP(texts[i]), kind, &options);
-		seqs[i] = add_tokens(run, tokens, n > 1);
-		pfree(tokens.ids);
-	}
-	moe_run_finish(run);
-
-	for (int i = 0; i < n; i++)
-	{
-		Datum		values[2];
-		bool		isnull[2] = {false, seqs[i] == NULL};
-
-		values[0] = Int64GetDatum(i + 1);
-		values[1] = seqs[i] ? array_of_embedding(seqs[i]) : (Datum) 0;
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, isnull);
-		if (seqs[i])
-			pfree(DatumGetPointer(values[1]));
-	}
-	moe_run_end(run);
-	return (Datum) 0;
 }
 
 /*
@@ -225,19 +133,14 @@ parse_digest(const text *digest)
 	return digits;
 }
 
-/*
- * moe.embed_pinned(text, digest, kind) returns real[]
- */
-Datum
-pg_moe_embed_pinned(PG_FUNCTION_ARGS)
+static bool
+setup_pinned(MoeCall *call, FunctionCallInfo fcinfo)
 {
 	char	   *digest;
 	MoeModelRow *row;
-	MoeOptions	options;
-	MoeOpenModel *model;
 
-	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
-		PG_RETURN_NULL();
+	if (PG_ARGISNULL(1))
+		return false;
 	if (!moe_reproducible)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -249,10 +152,13 @@ pg_moe_embed_pinned(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("no model with digest %s is registered", digest),
 				 errhint("SELECT name, digest FROM moe.models lists the models you may use.")));
-	moe_options_init(&options);
-	model = moe_host_open(row, false);
-	return embed_tokens(model, tokens_of_text(model, PG_GETARG_TEXT_PP(0),
-											  moe_text_arg(fcinfo, 2), &options));
+
+	memset(call, 0, sizeof(MoeCall));
+	call->task = MOE_TASK_EMBED;
+	moe_options_init(&call->options);
+	call->model = moe_host_open(row, false);
+	call->prefix = prefix_of_kind(call->model, moe_text_arg(fcinfo, 2));
+	return true;
 }
 
 /*
@@ -282,6 +188,88 @@ make_cast(Oid target, MemoryContext context)
 }
 
 /*
+ * The cast to the type that a call returns, which its first use makes
+ */
+static ExprState *
+cast_of_call(FmgrInfo *flinfo)
+{
+	if (flinfo->fn_extra == NULL)
+	{
+		Oid			target = get_fn_expr_rettype(flinfo);
+
+		if (!OidIsValid(target))
+			elog(ERROR, "could not determine the result type");
+		flinfo->fn_extra = make_cast(target, flinfo->fn_mcxt);
+	}
+	return flinfo->fn_extra;
+}
+
+static bool
+setup_as(MoeCall *call, FunctionCallInfo fcinfo)
+{
+	(void) cast_of_call(fcinfo->flinfo);
+	read_arguments(call, fcinfo, 2);
+	return true;
+}
+
+static Datum
+cast_embedding(FunctionCallInfo fcinfo, const MoeInput *input, const MoeSeq *seq, bool *isnull)
+{
+	ExprState  *cast = cast_of_call(fcinfo->flinfo);
+	ExprContext *context = CreateStandaloneExprContext();
+	Datum		value;
+
+	context->caseValue_datum = array_of_embedding(fcinfo, input, seq, &context->caseValue_isNull);
+	value = ExecEvalExpr(cast, context, isnull);
+	FreeExprContext(context, true);
+	return value;
+}
+
+const MoeFunction moe_embed_functions[] = {
+	{"pg_moe_embed", MOE_PROMPT_TEXT, setup, read_input, array_of_embedding},
+	{"pg_moe_embed_tokens", MOE_PROMPT_TOKENS, setup, read_input, array_of_embedding},
+	{"pg_moe_embed_pinned", MOE_PROMPT_TEXT, setup_pinned, read_input, array_of_embedding},
+	{"pg_moe_embed_as", MOE_PROMPT_TEXT, setup_as, read_input, cast_embedding},
+	{NULL}
+};
+
+/*
+ * moe.embed(text, model, kind, options) returns real[]
+ */
+Datum
+pg_moe_embed(PG_FUNCTION_ARGS)
+{
+	return moe_call_function(&moe_embed_functions[0], fcinfo);
+}
+
+/*
+ * moe.embed(tokens int[], model, kind, options) returns real[]
+ */
+Datum
+pg_moe_embed_tokens(PG_FUNCTION_ARGS)
+{
+	return moe_call_function(&moe_embed_functions[1], fcinfo);
+}
+
+/*
+ * moe.embed(texts text[], ...) returns table (ordinality, result)
+ */
+Datum
+pg_moe_embed_batch(PG_FUNCTION_ARGS)
+{
+	return moe_call_for_array(&moe_embed_functions[0], fcinfo);
+}
+
+/*
+ * moe.embed_pinned(text, digest, kind) returns real[]
+ */
+Datum
+pg_moe_embed_pinned(PG_FUNCTION_ARGS)
+{
+	return moe_call_function(&moe_embed_functions[2], fcinfo);
+}
+
+/*
  * moe.embed_as(text, anyelement, model, kind, options) returns anyelement
  *
  * Only the type of the second argument counts.
@@ -289,32 +277,6 @@ make_cast(Oid target, MemoryContext context)
 Datum
 pg_moe_embed_as(PG_FUNCTION_ARGS)
 {
-	Oid			target = get_fn_expr_rettype(fcinfo->flinfo);
-	MoeOptions	options;
-	MoeOpenModel *model;
-	ExprState  *cast = fcinfo->flinfo->fn_extra;
-	ExprContext *context;
-	Datum		result;
-	bool		isnull;
-
-	if (!OidIsValid(target))
-		elog(ERROR, "could not determine the result type");
-	if (cast == NULL)
-		fcinfo->flinfo->fn_extra = cast = make_cast(target, fcinfo->flinfo->fn_mcxt);
-	if (PG_ARGISNULL(0))
-		PG_RETURN_NULL();
-
-	read_embed_options(&options, PG_ARGISNULL(4) ? NULL : PG_GETARG_JSONB_P(4));
-	model = moe_host_open(moe_model_require(moe_text_arg(fcinfo, 2)), false);
-
-	context = CreateStandaloneExprContext();
-	context->caseValue_datum = embed_tokens(model,
-											tokens_of_text(model, PG_GETARG_TEXT_PP(0),
-														   moe_text_arg(fcinfo, 3), &options));
-	context->caseValue_isNull = false;
-	result = ExecEvalExpr(cast, context, &isnull);
-	FreeExprContext(context, true);
-	if (isnull)
-		PG_RETURN_NULL();
-	return result;
+	(void) cast_of_call(fcinfo->flinfo);
+	return moe_call_function(&moe_embed_functions[3], fcinfo);
 }

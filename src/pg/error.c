@@ -123,3 +123,21 @@ moe_throw(const moe_error *err, const char *doing)
 			 hint ? errhint("%s", hint) : 0));
 	pg_unreachable();
 }
+
+/*
+ * Does an error come from the one text that was given, so that another could do?
+ */
+bool
+moe_is_input_error(const moe_error *err)
+{
+	switch (err->status)
+	{
+		case MOE_ERR_INVALID:
+		case MOE_ERR_TOO_LONG:
+		case MOE_ERR_NUMERIC:
+		case MOE_ERR_TEMPLATE:
+			return true;
+		default:
+			return false;
+	}
+}

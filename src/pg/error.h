@@ -11,6 +11,7 @@
 #include "../engine/moe.h"
 
 _Noreturn extern void moe_throw(const moe_error *err, const char *doing);
+extern bool moe_is_input_error(const moe_error *err);
 
 /* Raises the engine's error if a call did not end well */
 static inline void

@@ -8,40 +8,41 @@
 #include "postgres.h"
 
 #include "call.h"
-#include "catalog/pg_type.h"
 #include "compat.h"
 #include "encoding.h"
-#include "funcapi.h"
-#include "utils/builtins.h"
 
 MOE_FUNCTION(pg_moe_generate);
 MOE_FUNCTION(pg_moe_generate_tokens);
 MOE_FUNCTION(pg_moe_generate_batch);
 
-static Datum
-generate(FunctionCallInfo fcinfo, MoePromptType type)
+static bool
+setup(MoeCall *call, FunctionCallInfo fcinfo)
 {
-	MoeCall		call;
-	MoeTokens	tokens;
-	MoeRun	   *run;
-	MoeSeq	   *seq;
-	const char *answer;
-	size_t		len;
-	text	   *result;
-
-	if (PG_ARGISNULL(0))
-		PG_RETURN_NULL();
-
-	moe_call_begin(&call, fcinfo, MOE_SCOPE_GENERATE);
-	tokens = moe_tokens_of_prompt(call.model, PG_GETARG_DATUM(0), type, &call.options);
-	run = moe_run_begin(call.model);
-	seq = moe_call_add(&call, run, tokens, false);
-	moe_run_finish(run);
-	answer = moe_run_text(seq, &len);
-	result = moe_text_from_utf8(answer, len);
-	moe_run_end(run);
-	PG_RETURN_TEXT_P(result);
+	moe_call_begin(call, fcinfo, MOE_SCOPE_GENERATE | MOE_SCOPE_VALUE);
+	return true;
 }
+
+static void
+read_prompt(const MoeCall *call, MoePromptType type, Datum datum, MoeInput *input, moe_error *err)
+{
+	input->tokens = moe_tokens_of_prompt(call->model, datum, type, &call->options, err);
+}
+
+static Datum
+answer(FunctionCallInfo fcinfo, const MoeInput *input, const MoeSeq *seq, bool *isnull)
+{
+	size_t		len;
+	const char *text = moe_run_text(seq, &len);
+
+	*isnull = false;
+	return PointerGetDatum(moe_text_from_utf8(text, len));
+}
+
+const MoeFunction moe_generate_functions[] = {
+	{"pg_moe_generate", MOE_PROMPT_TEXT, setup, read_prompt, answer},
+	{"pg_moe_generate_tokens", MOE_PROMPT_TOKENS, setup, read_prompt, answer},
+	{NULL}
+};
 
 /*
  * moe.generate(prompt text, ...) returns text
@@ -49,7 +50,7 @@ generate(FunctionCallInfo fcinfo, MoePromptType type)
 Datum
 pg_moe_generate(PG_FUNCTION_ARGS)
 {
-	return generate(fcinfo, MOE_PROMPT_TEXT);
+	return moe_call_function(&moe_generate_functions[0], fcinfo);
 }
 
 /*
@@ -58,60 +59,14 @@ pg_moe_generate(PG_FUNCTION_ARGS)
 Datum
 pg_moe_generate_tokens(PG_FUNCTION_ARGS)
 {
-	return generate(fcinfo, MOE_PROMPT_TOKENS);
+	return moe_call_function(&moe_generate_functions[1], fcinfo);
 }
 
 /*
  * moe.generate(prompts text[], ...) returns table (ordinality, result)
- *
- * All prompts run together.  A NULL prompt gives a NULL result.
  */
 Datum
 pg_moe_generate_batch(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	MoeCall		call;
-	MoeRun	   *run;
-	MoeSeq	  **seqs;
-	Datum	   *prompts;
-	bool	   *nulls;
-	int			n;
-
-	InitMaterializedSRF(fcinfo, 0);
-	if (PG_ARGISNULL(0))
-		return (Datum) 0;
-
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT,
-					  &prompts, &nulls, &n);
-	moe_call_begin(&call, fcinfo, MOE_SCOPE_GENERATE);
-	call.bulk = n > 1;
-	run = moe_run_begin(call.model);
-	seqs = palloc0(sizeof(MoeSeq *) * (n + 1));
-	for (int i = 0; i < n; i++)
-	{
-		MoeTokens	tokens;
-
-		if (nulls[i])
-			continue;
-		tokens = moe_tokens_of_prompt(call.model, prompts[i], MOE_PROMPT_TEXT, &call.options);
-		seqs[i] = moe_call_add(&call, run, tokens, false);
-		pfree(tokens.ids);
-	}
-	moe_run_finish(run);
-
-	for (int i = 0; i < n; i++)
-	{
-		Datum		values[2];
-		bool		isnull[2] = {false, seqs[i] == NULL};
-		size_t		len = 0;
-		const char *answer = seqs[i] ? moe_run_text(seqs[i], &len) : NULL;
-
-		values[0] = Int64GetDatum(i + 1);
-		values[1] = answer ? PointerGetDatum(moe_text_from_utf8(answer, len)) : (Datum) 0;
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, isnull);
-		if (answer)
-			pfree(DatumGetPointer(values[1]));
-	}
-	moe_run_end(run);
-	return (Datum) 0;
+	return moe_call_for_array(&moe_generate_functions[0], fcinfo);
 }

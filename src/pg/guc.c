@@ -31,6 +31,7 @@ int			moe_host = MOE_HOST_AUTO;
 int			moe_shared_threads = 0;
 bool		moe_shared_engine = true;
 int			moe_max_requests = 1000;
+bool		moe_batching = true;
 
 /* One useful value so far; the enum rejects all others */
 static int	moe_device = 0;
@@ -145,6 +146,14 @@ moe_define_settings(void)
 							0, 0, INT_MAX,
 							PGC_SIGHUP, 0,
 							NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("moe.batching",
+							 "Computes calls for many rows of a query together.",
+							 NULL,
+							 &moe_batching,
+							 true,
+							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
 
 	DefineCustomEnumVariable("moe.device",
 							 "Device that computes.",

@@ -25,6 +25,7 @@ extern int	moe_kv_cache_size;	/* MB */
 extern int	moe_weight_cache_size;	/* MB, -1: no limit */
 extern int	moe_max_tokens_per_query;	/* 0: no limit */
 extern int	moe_max_backends;	/* 0: no limit */
+extern bool moe_batching;
 
 extern int	moe_shared_threads; /* 0: as many as the engine sees fit */
 extern bool moe_shared_engine;	/* this and the next only if preloaded */

@@ -70,6 +70,7 @@ static const OptionDef option_defs[] = {
 	{"logprobs", TYPE_BOOL, MOE_SCOPE_STREAM, AT(logprobs), NO_FLAG, 0, 0},
 	{"add_special", TYPE_BOOL, TOKENS, AT(add_special), NO_FLAG, 0, 0},
 	{"parse_special", TYPE_BOOL, TOKENS, AT(parse_special), NO_FLAG, 0, 0},
+	{"on_error", TYPE_STRING, MOE_SCOPE_VALUE, AT(on_error), NO_FLAG, 0, 0},
 	{"system", TYPE_STRING, MOE_SCOPE_CHAT, AT(system), NO_FLAG, 0, 0},
 	{"tools", TYPE_ARRAY, TEMPLATE, AT(tools), NO_FLAG, 0, 0},
 	{"template", TYPE_STRING, TEMPLATE, AT(template), NO_FLAG, 0, 0},
@@ -402,6 +403,23 @@ moe_options_request(const MoeOptions *options, moe_request *request)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not draw a random seed")));
+}
+
+/*
+ * Does a prompt that can't be answered give NULL instead of an error?
+ */
+bool
+moe_options_null_on_error(const MoeOptions *options)
+{
+	const char *policy = options->on_error;
+
+	if (policy == NULL || strcmp(policy, "error") == 0)
+		return false;
+	if (strcmp(policy, "null") == 0)
+		return true;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("option \"on_error\" must be \"error\" or \"null\"")));
 }
 
 /*

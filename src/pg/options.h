@@ -19,7 +19,8 @@ typedef enum MoeScope
 	MOE_SCOPE_STREAM = 4,		/* in addition to one of the two above */
 	MOE_SCOPE_EMBED = 8,
 	MOE_SCOPE_TEMPLATE = 16,
-	MOE_SCOPE_LOAD = 32
+	MOE_SCOPE_LOAD = 32,
+	MOE_SCOPE_VALUE = 64		/* in addition to the first ones: a value per prompt */
 } MoeScope;
 
 #define MOE_DEFAULT_MAX_TOKENS 128
@@ -47,6 +48,7 @@ typedef struct MoeOptions
 	bool		logprobs;		/* streams */
 	bool		add_special;	/* generate and embed */
 	bool		parse_special;
+	char	   *on_error;		/* functions with a value per prompt */
 
 	/* chat and apply_chat_template */
 	char	   *system;
@@ -73,6 +75,7 @@ extern void moe_options_read(MoeOptions *options, Jsonb *json, int scope);
 extern void moe_options_set_stop(MoeOptions *options, ArrayType *array);
 extern void moe_options_check(const MoeOptions *options);
 extern void moe_options_request(const MoeOptions *options, moe_request *request);
+extern bool moe_options_null_on_error(const MoeOptions *options);
 extern moe_kv_type moe_options_kv_type(const MoeOptions *options);
 extern moe_quantize moe_options_quantize(const MoeOptions *options);
 extern char *moe_options_template_json(const MoeOptions *options);

@@ -3,8 +3,9 @@
  * pg_moe.c
  *	  Entry point of the library.
  *
- * Loading it defines settings and nothing more: threads, models and memory
- * come into being when a function needs them, in the backend that calls it.
+ * Loading it defines settings, and hooks into the start of the executor to batch
+ * the calls of many rows.  Threads, models and memory come into being when a
+ * function needs them, in the backend that calls it.
  * The library works without shared_preload_libraries; preloaded, it asks for
  * the shared memory of its control block instead of taking it from the
  * server's reserve, and has the postmaster run the shared engine.
@@ -13,6 +14,7 @@
  */
 #include "postgres.h"
 
+#include "batch.h"
 #include "channel.h"
 #include "compat.h"
 #include "engine_worker.h"
@@ -33,6 +35,7 @@ _PG_init(void)
 {
 	moe_define_settings();
 	moe_store_request_shmem();
+	moe_batch_init();
 	moe_shared_state_init();
 	if (process_shared_preload_libraries_in_progress && moe_shared_engine && !IsBinaryUpgrade)
 	{

@@ -14,6 +14,9 @@
  * What the engine mallocs is copied into palloc'ed memory at once, so that an
  * error can't leak it.
  *
+ * The functions with a moe_error raise what is wrong with a prompt if that is
+ * NULL, and otherwise return no ids and say in it what it was.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -52,15 +55,28 @@ moe_adopt(void *block, size_t size)
 	return copy;
 }
 
-static MoeTokens
-tokenize(const MoeOpenModel *model, const char *s, size_t len, unsigned flags)
+/*
+ * Raise what is wrong with a prompt, or tell it
+ */
+static void
+refuse(const moe_error *why, moe_error *err)
 {
-	MoeTokens	tokens;
-	int32_t    *ids = NULL;
-	moe_error	err = {0};
+	if (err == NULL || !moe_is_input_error(why))
+		moe_throw(why, NULL);
+	*err = *why;
+}
 
-	moe_check(moe_tokenize(model->model, s, len, flags, &ids, &tokens.n, &err), &err);
-	tokens.ids = moe_adopt(ids, sizeof(int32_t) * tokens.n);
+static MoeTokens
+tokenize(const MoeOpenModel *model, const char *s, size_t len, unsigned flags, moe_error *err)
+{
+	MoeTokens	tokens = {NULL, 0};
+	int32_t    *ids = NULL;
+	moe_error	why = {0};
+
+	if (moe_tokenize(model->model, s, len, flags, &ids, &tokens.n, &why) != MOE_OK)
+		refuse(&why, err);
+	else
+		tokens.ids = moe_adopt(ids, sizeof(int32_t) * tokens.n);
 	return tokens;
 }
 
@@ -68,33 +84,39 @@ tokenize(const MoeOpenModel *model, const char *s, size_t len, unsigned flags)
  * Tokens of a text with a prefix (UTF-8, may be "")
  */
 MoeTokens
-moe_tokens_of_text(const MoeOpenModel *model, const char *prefix, const text *t, unsigned flags)
+moe_tokens_of_text(const MoeOpenModel *model, const char *prefix, const text *t, unsigned flags,
+				   moe_error *err)
 {
 	MoeUtf8		s = moe_utf8_from_text(t);
 	StringInfoData buf;
 
 	if (prefix[0] == '\0')
-		return tokenize(model, s.data, s.len, flags);
+		return tokenize(model, s.data, s.len, flags, err);
 
 	initStringInfo(&buf);
 	appendStringInfoString(&buf, prefix);
 	appendBinaryStringInfo(&buf, s.data, (int) s.len);
-	return tokenize(model, buf.data, buf.len, flags);
+	return tokenize(model, buf.data, buf.len, flags, err);
 }
 
 /*
  * Tokens of an int[]
  */
 MoeTokens
-moe_tokens_of_array(ArrayType *array)
+moe_tokens_of_array(ArrayType *array, moe_error *err)
 {
-	MoeTokens	tokens;
+	MoeTokens	tokens = {NULL, 0};
 
 	if (array_contains_nulls(array))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("token ids must not be null"),
-				 errhint("array_remove() takes them out.")));
+	{
+		if (err == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("token ids must not be null"),
+					 errhint("array_remove() takes them out.")));
+		err->status = MOE_ERR_INVALID;
+		return tokens;
+	}
 	tokens.n = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
 	tokens.ids = palloc(sizeof(int32_t) * (tokens.n + 1));
 	memcpy(tokens.ids, ARR_DATA_PTR(array), sizeof(int32_t) * tokens.n);
@@ -118,14 +140,16 @@ moe_array_of_tokens(const int32_t *ids, size_t n)
 /*
  * Refuse a prompt without a character
  */
-static void
-require_text(const text *prompt)
+static bool
+require_text(const text *prompt, moe_error *err)
 {
-	if (VARSIZE_ANY_EXHDR(prompt) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the prompt is empty"),
-				 errhint("nullif(prompt, '') gives NULL for an empty one.")));
+	static const moe_error empty = {MOE_ERR_INVALID, "the prompt is empty", "",
+	"nullif(prompt, '') gives NULL for an empty one."};
+
+	if (VARSIZE_ANY_EXHDR(prompt) > 0)
+		return true;
+	refuse(&empty, err);
+	return false;
 }
 
 /*
@@ -133,18 +157,21 @@ require_text(const text *prompt)
  */
 MoeTokens
 moe_tokens_of_prompt(const MoeOpenModel *model, Datum prompt, MoePromptType type,
-					 const MoeOptions *options)
+					 const MoeOptions *options, moe_error *err)
 {
+	text	   *t;
 	unsigned	flags = 0;
 
 	if (type == MOE_PROMPT_TOKENS)
-		return moe_tokens_of_array(DatumGetArrayTypeP(prompt));
-	require_text(DatumGetTextPP(prompt));
+		return moe_tokens_of_array(DatumGetArrayTypeP(prompt), err);
+	t = DatumGetTextPP(prompt);
+	if (!require_text(t, err))
+		return (MoeTokens) {NULL, 0};
 	if (options->add_special)
 		flags |= MOE_TEXT_ADD_SPECIAL;
 	if (options->parse_special)
 		flags |= MOE_TEXT_PARSE_SPECIAL;
-	return moe_tokens_of_text(model, "", DatumGetTextPP(prompt), flags);
+	return moe_tokens_of_text(model, "", t, flags, err);
 }
 
 static void
@@ -170,7 +197,6 @@ moe_chat_messages(Datum prompt, MoePromptType type, const MoeOptions *options)
 	{
 		MoeUtf8		s = moe_utf8_from_text(DatumGetTextPP(prompt));
 
-		require_text(DatumGetTextPP(prompt));
 		appendStringInfoChar(&buf, '[');
 		if (options->system)
 		{
@@ -212,13 +238,15 @@ moe_chat_messages(Datum prompt, MoePromptType type, const MoeOptions *options)
  */
 char *
 moe_chat_prompt(const MoeOpenModel *model, const char *messages, const char *template_json,
-				size_t *len)
+				size_t *len, moe_error *err)
 {
 	char	   *rendered = NULL;
-	moe_error	err = {0};
+	moe_error	why = {0};
 
-	moe_check(moe_chat_render(model->model, messages, template_json, &rendered, len, &err), &err);
-	return moe_adopt(rendered, *len);
+	if (moe_chat_render(model->model, messages, template_json, &rendered, len, &why) == MOE_OK)
+		return moe_adopt(rendered, *len);
+	refuse(&why, err);
+	return NULL;
 }
 
 /*
@@ -229,20 +257,29 @@ moe_chat_prompt(const MoeOpenModel *model, const char *messages, const char *tem
  */
 MoeTokens
 moe_tokens_of_chat(const MoeOpenModel *model, Datum prompt, MoePromptType type,
-				   const MoeOptions *options, bool *ends_in_think)
+				   const MoeOptions *options, bool *ends_in_think, moe_error *err)
 {
 	const moe_model_info *info = moe_model_info_of(model->model);
-	char	   *messages = moe_chat_messages(prompt, type, options);
-	size_t		len;
-	char	   *rendered = moe_chat_prompt(model, messages, moe_options_template_json(options), &len);
-	MoeTokens	tokens = tokenize(model, rendered, len, MOE_TEXT_PARSE_SPECIAL);
+	MoeTokens	tokens = {NULL, 0};
 	MoeTokens	empty;
+	char	   *rendered;
+	size_t		len;
+
+	*ends_in_think = false;
+	if (type == MOE_PROMPT_TEXT && !require_text(DatumGetTextPP(prompt), err))
+		return tokens;
+	rendered = moe_chat_prompt(model, moe_chat_messages(prompt, type, options),
+							   moe_options_template_json(options), &len, err);
+	if (rendered != NULL)
+		tokens = tokenize(model, rendered, len, MOE_TEXT_PARSE_SPECIAL, err);
+	if (tokens.ids == NULL)
+		return tokens;
 
 	*ends_in_think = moe_prompt_ends_in_think(rendered, len);
 	if (info->bos_id < 0 || (tokens.n > 0 && tokens.ids[0] == info->bos_id))
 		return tokens;
 
-	empty = tokenize(model, "", 0, MOE_TEXT_ADD_SPECIAL);
+	empty = tokenize(model, "", 0, MOE_TEXT_ADD_SPECIAL, NULL);
 	if (empty.n > 0 && empty.ids[0] == info->bos_id)
 	{
 		/* moe_adopt() left room for it */

@@ -185,7 +185,7 @@ check_sequences(const MoeRun *run)
 	{
 		const moe_error *err = run->host->error(run->seqs[i]);
 
-		if (err != NULL)
+		if (err != NULL && !(run->seqs[i]->may_fail && moe_is_input_error(err)))
 			moe_throw(err, NULL);
 	}
 }
@@ -217,13 +217,17 @@ push_callback(MoeRun *run, ErrorContextCallback *callback)
 }
 
 /*
- * Queue a request.  The sequence lives as long as the run.
+ * Queue a request that may turn out to be wrong
+ *
+ * What is wrong with it alone is told, not raised: if it is found now by NULL and
+ * *err, later by moe_run_error().
  */
 MoeSeq *
-moe_run_add(MoeRun *run, const moe_request *request)
+moe_run_try_add(MoeRun *run, const moe_request *request, moe_error *err)
 {
 	MoeSeq	   *seq = MemoryContextAllocZero(run->context, run->host->seq_size);
 	ErrorContextCallback callback;
+	moe_status	status;
 
 	moe_budgets_check(&run->budgets, request->n_prompt);
 	if (run->n_seqs == run->max_seqs)
@@ -234,12 +238,20 @@ moe_run_add(MoeRun *run, const moe_request *request)
 	seq->run = run;
 	seq->number = run->n_seqs;
 	seq->prompt_tokens = request->n_prompt;
+	seq->may_fail = true;
 
 	push_callback(run, &callback);
 	run->adding = true;
-	run->host->add(run, seq, request);
+	status = run->host->add(run, seq, request, err);
+	if (status != MOE_OK && !moe_is_input_error(err))
+		moe_throw(err, NULL);
 	run->adding = false;
 	error_context_stack = callback.previous;
+	if (status != MOE_OK)
+	{
+		pfree(seq);
+		return NULL;
+	}
 
 	run->seqs[run->n_seqs++] = seq;
 	run->progress.task = (MoeTask) request->task;
@@ -247,6 +259,24 @@ moe_run_add(MoeRun *run, const moe_request *request)
 	run->progress.prompt_tokens += request->n_prompt;
 	if (request->task == MOE_TASK_GENERATE)
 		run->requested += request->max_tokens;
+	return seq;
+}
+
+/*
+ * Queue a request.  The sequence lives as long as the run.
+ */
+MoeSeq *
+moe_run_add(MoeRun *run, const moe_request *request)
+{
+	moe_error	err = {0};
+	MoeSeq	   *seq = moe_run_try_add(run, request, &err);
+
+	if (seq == NULL)
+	{
+		run->adding = true;		/* it counts as failed */
+		moe_throw(&err, NULL);
+	}
+	seq->may_fail = false;
 	return seq;
 }
 
@@ -385,4 +415,13 @@ const moe_usage *
 moe_run_usage(const MoeSeq *seq)
 {
 	return seq->run->host->usage(seq);
+}
+
+/*
+ * What went wrong with it, NULL if nothing did
+ */
+const moe_error *
+moe_run_error(const MoeSeq *seq)
+{
+	return seq->run->host->error(seq);
 }

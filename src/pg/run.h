@@ -23,6 +23,7 @@ typedef struct MoeRunTotals
 
 extern MoeRun *moe_run_begin(MoeOpenModel *model);
 extern MoeSeq *moe_run_add(MoeRun *run, const moe_request *request);
+extern MoeSeq *moe_run_try_add(MoeRun *run, const moe_request *request, moe_error *err);
 extern bool moe_run_step(MoeRun *run);
 extern void moe_run_finish(MoeRun *run);
 extern void moe_run_end(MoeRun *run);
@@ -37,5 +38,6 @@ extern const char *moe_run_text(const MoeSeq *seq, size_t *len);
 extern const float *moe_run_embedding(const MoeSeq *seq, int *n);
 extern moe_finish moe_run_finish_reason(const MoeSeq *seq);
 extern const moe_usage *moe_run_usage(const MoeSeq *seq);
+extern const moe_error *moe_run_error(const MoeSeq *seq);
 
 #endif							/* MOE_RUN_H */

@@ -20,7 +20,8 @@ typedef struct MoeRunHost
 	Size		run_size;		/* of its structs, which begin with MoeRun and MoeSeq */
 	Size		seq_size;
 	void		(*begin) (MoeRun *run); /* may raise; free is called then, too */
-	void		(*add) (MoeRun *run, MoeSeq *seq, const moe_request *request);	/* may raise */
+	moe_status	(*add) (MoeRun *run, MoeSeq *seq, const moe_request *request,
+						moe_error *err);	/* may raise what is not the request's fault */
 	bool		(*step) (MoeRun *run);	/* may raise; false if nothing was left to do */
 	void		(*free) (MoeRun *run);
 
@@ -39,6 +40,7 @@ struct MoeSeq
 	MoeRun	   *run;
 	uint32		number;			/* in the run */
 	int64		prompt_tokens;
+	bool		may_fail;		/* an error of its input is told, not raised */
 };
 
 struct MoeRun

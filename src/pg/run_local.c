@@ -41,13 +41,10 @@ local_begin(MoeRun *run)
 								   &err), &err);
 }
 
-static void
-local_add(MoeRun *run, MoeSeq *seq, const moe_request *request)
+static moe_status
+local_add(MoeRun *run, MoeSeq *seq, const moe_request *request, moe_error *err)
 {
-	moe_error	err = {0};
-
-	moe_check(moe_scheduler_add(((LocalRun *) run)->scheduler, request, &((LocalSeq *) seq)->seq,
-								&err), &err);
+	return moe_scheduler_add(((LocalRun *) run)->scheduler, request, &((LocalSeq *) seq)->seq, err);
 }
 
 /*

@@ -149,8 +149,8 @@ shared_begin(MoeRun *base)
 	send_message(run);
 }
 
-static void
-shared_add(MoeRun *base, MoeSeq *seq, const moe_request *request)
+static moe_status
+shared_add(MoeRun *base, MoeSeq *seq, const moe_request *request, moe_error *err)
 {
 	SharedRun  *run = (SharedRun *) base;
 
@@ -161,6 +161,7 @@ shared_add(MoeRun *base, MoeSeq *seq, const moe_request *request)
 	resetStringInfo(&run->message);
 	moe_wire_add(&run->message, seq->number, &mine);
 	send_message(run);
+	return MOE_OK;
 }
 
 /*

@@ -24,7 +24,7 @@ prompt_tokens(const MoeOpenModel *model, FunctionCallInfo fcinfo, MoePromptType 
 	MoeOptions	options;
 
 	moe_options_init(&options);
-	return moe_tokens_of_prompt(model, PG_GETARG_DATUM(0), type, &options);
+	return moe_tokens_of_prompt(model, PG_GETARG_DATUM(0), type, &options, NULL);
 }
 
 static Datum
@@ -155,8 +155,8 @@ pg_moe_score(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 
 	model = moe_host_open(moe_model_require(moe_text_arg(fcinfo, 2)), false);
-	prompt = moe_tokens_of_text(model, "", PG_GETARG_TEXT_PP(0), MOE_TEXT_ADD_SPECIAL);
-	completion = moe_tokens_of_text(model, "", PG_GETARG_TEXT_PP(1), 0);
+	prompt = moe_tokens_of_text(model, "", PG_GETARG_TEXT_PP(0), MOE_TEXT_ADD_SPECIAL, NULL);
+	completion = moe_tokens_of_text(model, "", PG_GETARG_TEXT_PP(1), 0, NULL);
 	all.n = prompt.n + completion.n;
 	all.ids = palloc_array(int32, all.n + 1);
 	memcpy(all.ids, prompt.ids, sizeof(int32) * prompt.n);
@@ -179,6 +179,6 @@ pg_moe_score_tokens(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		return (Datum) 0;
 	model = moe_host_open(moe_model_require(moe_text_arg(fcinfo, 1)), false);
-	score(fcinfo, model, moe_tokens_of_array(PG_GETARG_ARRAYTYPE_P(0)), 1);
+	score(fcinfo, model, moe_tokens_of_array(PG_GETARG_ARRAYTYPE_P(0), NULL), 1);
 	return (Datum) 0;
 }

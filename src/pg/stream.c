@@ -40,6 +40,7 @@ begin_stream(FunctionCallInfo fcinfo, MoePromptType type, bool is_chat)
 	Stream	   *stream = palloc0(sizeof(Stream));
 	MoeCall		call;
 	MoeTokens	tokens;
+	moe_request request;
 	bool		ends_in_think;
 
 	if (PG_ARGISNULL(0))
@@ -48,10 +49,12 @@ begin_stream(FunctionCallInfo fcinfo, MoePromptType type, bool is_chat)
 	moe_call_begin(&call, fcinfo,
 				   (is_chat ? MOE_SCOPE_CHAT : MOE_SCOPE_GENERATE) | MOE_SCOPE_STREAM);
 	tokens = is_chat
-		? moe_tokens_of_chat(call.model, PG_GETARG_DATUM(0), type, &call.options, &ends_in_think)
-		: moe_tokens_of_prompt(call.model, PG_GETARG_DATUM(0), type, &call.options);
+		? moe_tokens_of_chat(call.model, PG_GETARG_DATUM(0), type, &call.options, &ends_in_think, NULL)
+		: moe_tokens_of_prompt(call.model, PG_GETARG_DATUM(0), type, &call.options, NULL);
+	moe_call_request(&call, tokens, &request);
+	request.logprobs = call.options.logprobs;
 	stream->run = moe_run_begin(call.model);
-	stream->seq = moe_call_add(&call, stream->run, tokens, call.options.logprobs);
+	stream->seq = moe_run_add(stream->run, &request);
 	return stream;
 }
 

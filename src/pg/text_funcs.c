@@ -42,7 +42,8 @@ pg_moe_tokenize(PG_FUNCTION_ARGS)
 		flags |= MOE_TEXT_ADD_SPECIAL;
 	if (!PG_ARGISNULL(3) && PG_GETARG_BOOL(3))
 		flags |= MOE_TEXT_PARSE_SPECIAL;
-	tokens = moe_tokens_of_text(open_for_text(fcinfo, 1), "", PG_GETARG_TEXT_PP(0), flags);
+	tokens = moe_tokens_of_text(open_for_text(fcinfo, 1), "", PG_GETARG_TEXT_PP(0), flags,
+								NULL);
 	return moe_array_of_tokens(tokens.ids, tokens.n);
 }
 
@@ -56,7 +57,7 @@ pg_moe_count_tokens(PG_FUNCTION_ARGS)
 
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
-	tokens = moe_tokens_of_text(open_for_text(fcinfo, 1), "", PG_GETARG_TEXT_PP(0), 0);
+	tokens = moe_tokens_of_text(open_for_text(fcinfo, 1), "", PG_GETARG_TEXT_PP(0), 0, NULL);
 	PG_RETURN_INT32((int32) tokens.n);
 }
 
@@ -76,7 +77,7 @@ pg_moe_detokenize(PG_FUNCTION_ARGS)
 
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
-	tokens = moe_tokens_of_array(PG_GETARG_ARRAYTYPE_P(0));
+	tokens = moe_tokens_of_array(PG_GETARG_ARRAYTYPE_P(0), NULL);
 	model = open_for_text(fcinfo, 1);
 	moe_check(moe_detokenize(model->model, tokens.ids, tokens.n, MOE_TEXT_SHOW_SPECIAL,
 							 &s, &len, &err), &err);
@@ -94,7 +95,7 @@ apply_chat_template(FunctionCallInfo fcinfo, MoePromptType type, const MoeOption
 	char	   *prompt;
 	size_t		len;
 
-	prompt = moe_chat_prompt(open_for_text(fcinfo, 1), messages, template_json, &len);
+	prompt = moe_chat_prompt(open_for_text(fcinfo, 1), messages, template_json, &len, NULL);
 	PG_RETURN_TEXT_P(moe_text_from_utf8(prompt, len));
 }
 

@@ -135,7 +135,7 @@ SET ROLE regress_moe_user;
 SELECT moe.generate('VACUUM reclaims', max_tokens => 4) IS NOT NULL AS within;
 SELECT moe.generate('VACUUM reclaims', max_tokens => 40, options => '{"ignore_eos": true}');
 -- it holds for a statement, not for a call
-SELECT count(moe.generate('VACUUM reclaims', max_tokens => 4, options => '{"ignore_eos": true}')) FROM generate_series(1, 10);
+SELECT count(moe.generate('VACUUM reclaims ' || i, max_tokens => 4, options => '{"ignore_eos": true}')) FROM generate_series(1, 10) i;
 SELECT moe.generate('VACUUM reclaims', max_tokens => 4) IS NOT NULL AS again;
 RESET ROLE;
 RESET moe.max_tokens_per_query;
