@@ -487,4 +487,63 @@ SELECT r.rolname AS role, b.tokens, b."window", b.used, b.resets_at
   JOIN pg_catalog.pg_roles AS r ON r.oid = b.role;
 GRANT SELECT ON moe.budget TO PUBLIC;
 
+-- ----------
+-- Weights in memory
+-- ----------
+
+CREATE FUNCTION moe.get_weight_cache(
+    OUT weights_key text, OUT shared boolean, OUT sessions integer, OUT memory bigint,
+    OUT units integer, OUT resident integer, OUT bytes bigint, OUT resident_bytes bigint,
+    OUT pinned integer, OUT hits bigint, OUT misses bigint, OUT evictions bigint)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pg_moe_weight_cache' LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 10;
+
+/*
+ * The models whose weights are in memory.  A unit is an expert of a layer, the rest of
+ * a layer, or what belongs to no layer; resident are those that have been loaded,
+ * which happens when they are first used; pinned are experts that are being computed
+ * with, none while nothing runs.  hits counts experts that a step found
+ * there, misses those that it had to load or wait for, evictions those that made room.
+ * sessions have the model open; null if the memory is this session's own.
+ */
+CREATE VIEW moe.weight_cache AS
+SELECT c.name AS model, w.shared, w.sessions, w.memory, w.units, w.resident, w.bytes,
+       w.resident_bytes, w.pinned, w.hits, w.misses, w.evictions
+  FROM moe.model_catalog AS c
+  JOIN moe.get_weight_cache() AS w ON w.weights_key OPERATOR(pg_catalog.=) c.weights_key
+ WHERE moe.may_use(c.name) OR pg_catalog.pg_has_role('pg_read_server_files', 'USAGE');
+GRANT SELECT ON moe.weight_cache TO PUBLIC;
+
+CREATE FUNCTION moe.get_expert_stats(weights_key text,
+    OUT layer integer, OUT expert integer, OUT bytes bigint,
+    OUT hits bigint, OUT misses bigint, OUT heat integer, OUT resident boolean)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pg_moe_expert_stats' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED ROWS 1000;
+
+/*
+ * Their experts.  heat, from 0 to 65535, tells how much an expert has been used of late:
+ * the coldest one makes room for others.  It is remembered when the server restarts.
+ * What experts are used tells something about what others ask, so this is for members
+ * of pg_monitor.
+ */
+CREATE VIEW moe.expert_stats AS
+SELECT c.name AS model, s.*
+  FROM moe.model_catalog AS c, LATERAL moe.get_expert_stats(c.weights_key) AS s;
+REVOKE ALL ON FUNCTION moe.get_expert_stats(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION moe.get_expert_stats(text) TO pg_monitor;
+GRANT SELECT ON moe.expert_stats TO pg_monitor;
+
+-- Loads a model's weights, the hottest experts first, as far as there is room.
+CREATE FUNCTION moe.prewarm(model text DEFAULT NULL, OUT units integer, OUT bytes bigint)
+RETURNS record
+AS 'MODULE_PATHNAME', 'pg_moe_prewarm' LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000;
+
+/*
+ * Forgets the weights that no session is using; if none has the model open, its memory is
+ * given back.  Needs superuser or pg_read_server_files.
+ */
+CREATE FUNCTION moe.evict(model text, OUT units integer, OUT bytes bigint)
+RETURNS record
+AS 'MODULE_PATHNAME', 'pg_moe_evict' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+
 GRANT USAGE ON SCHEMA moe TO PUBLIC;

@@ -2,11 +2,13 @@
  * Engines and models: opening, describing and closing.
  *
  * An engine is a pool of threads and a table of kernels.  A model is built in this order: file,
- * family, spec, weights (bound, laid out, then packed into a block of the weight store), tokenizer,
- * device, KV cache.  The file is closed at the end: nothing reads it any more.
+ * family, spec, weights (bound and laid out), tokenizer, arena for the weights, device, KV cache.
+ * Weights are loaded by the steps that need them, so the file stays open.
  */
+#define _GNU_SOURCE
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "device/cpu_device.h"
 #include "model_internal.h"
@@ -151,40 +153,50 @@ static moe_status describe(const moe_file *file, const moe_model_options *option
     return fill_info(model, options, err);
 }
 
-/* Finds the packed weights in the store, or packs them into it. */
-static moe_status load_weights(const moe_engine *engine, const moe_file *file,
-                               const moe_model_options *options, moe_model *model, moe_error *err)
+enum { HUGE_PAGE = 2 << 20 };
+
+/* Private memory for an arena: zeroed, taken from the system as it is written to. */
+static moe_status map_arena(moe_model *model, size_t size, moe_error *err)
+{
+    const size_t rounded = (size + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    void *arena = mmap(NULL, rounded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (arena == MAP_FAILED)
+        return moe_fail_memory(err, rounded);
+    madvise(arena, rounded, MADV_HUGEPAGE); /* where it can't be had, small pages do */
+    model->arena = arena;
+    model->arena_size = rounded;
+    return MOE_OK;
+}
+
+/* Finds the model's arena in the store, or makes one. */
+static moe_status find_arena(const moe_model_options *options, moe_model *model, moe_error *err)
 {
     const moe_weight_store *store = options->store;
-    bool fill = true;
+    const moe_weights *w = &model->weights;
+    const int n_experts = w->n_units - w->n_dense;
+    const int n_used = n_experts > 0 ? model->spec.moe.n_experts_used : 0;
+    const size_t least = moe_cache_bytes(w, n_used), most = moe_cache_bytes(w, n_experts);
+    bool fresh = true;
     moe_status status;
 
-    if (store != NULL) {
+    if (most == SIZE_MAX)
+        return moe_fail(err, MOE_ERR_FORMAT, "the weights are too large for memory addresses");
+    if (store == NULL) {
+        status = map_arena(model, most, err);
+    } else {
         model->store_key = strdup(options->store_key);
         if (model->store_key == NULL)
             return moe_fail_memory(err, strlen(options->store_key));
-        status = store->acquire(store->ud, model->store_key, model->weights.size, &model->block,
-                                &fill, err);
-        if (status != MOE_OK)
-            return status;
-        model->store = store;
-    } else {
-        status = moe_weights_allocate(&model->weights, &model->block, err);
-        if (status != MOE_OK)
-            return status;
+        status = store->acquire(store->ud, model->store_key, least, most, &model->arena,
+                                &model->arena_size, &fresh, err);
+        if (status == MOE_OK)
+            model->store = store;
     }
-    if (!fill) {
-        model->weights.block = model->block;
-        return MOE_OK;
-    }
-    status = moe_weights_load(&model->weights, file, model->block, engine->kernels, engine->pool,
-                              &options->cancel, err);
-    if (store != NULL && status == MOE_OK)
-        store->ready(store->ud, model->store_key);
-    if (store != NULL && status != MOE_OK) {
-        store->abandon(store->ud, model->store_key);
-        model->store = NULL; /* nothing to release */
-        model->block = NULL;
+    if (status == MOE_OK && fresh) {
+        moe_cache_prepare(w, model->arena, model->arena_size);
+        if (store != NULL)
+            store->ready(store->ud, model->store_key);
     }
     return status;
 }
@@ -236,12 +248,17 @@ moe_status moe_model_open(moe_engine *engine, const char *path, const moe_model_
     if (model == NULL)
         return status;
     model->engine = engine;
+    model->file = file;
     model->cancel = options->cancel;
     if (status == MOE_OK)
-        status = load_weights(engine, file, options, model, err);
-    moe_file_close(file);
+        status = moe_file_forget_metadata(file, err);
     if (status == MOE_OK)
-        status = moe_cpu_device_create(&model->spec, &model->weights, engine->kernels, engine->pool,
+        status = find_arena(options, model, err);
+    if (status == MOE_OK)
+        status = moe_resident_create(&model->weights, file, engine->kernels, engine->pool,
+                                     model->arena, &model->resident, err);
+    if (status == MOE_OK)
+        status = moe_cpu_device_create(&model->spec, model->resident, engine->kernels, engine->pool,
                                        engine->reproducible, &model->device, err);
     if (status == MOE_OK)
         status = moe_kv_cache_create(&model->spec, kv_is_f32(model, options->kv_type), kv_bytes,
@@ -269,11 +286,13 @@ void moe_model_close(moe_model *model)
     moe_prefix_cache_free(model->prefixes);
     moe_kv_cache_free(model->kv);
     moe_sampler_free(model->sampler);
+    moe_resident_free(model->resident);
     if (model->store != NULL)
         model->store->release(model->store->ud, model->store_key);
-    else if (model->store_key == NULL)
-        free(model->block);
+    else if (model->arena != NULL)
+        munmap(model->arena, model->arena_size);
     free(model->store_key);
+    moe_file_close(model->file);
     moe_tokenizer_free(model->tokenizer);
     free(model->chat_template);
     moe_weights_free(&model->weights);
@@ -284,6 +303,23 @@ void moe_model_close(moe_model *model)
 const moe_model_info *moe_model_info_of(const moe_model *model)
 {
     return &model->info;
+}
+
+moe_status moe_model_prewarm(moe_model *model, size_t max_bytes, const moe_cancel *cancel,
+                             int *n_units, size_t *n_bytes, moe_error *err)
+{
+    return moe_resident_prewarm(model->resident, max_bytes, cancel, n_units, n_bytes, err);
+}
+
+void moe_model_accept_files(moe_model *model)
+{
+    if (model->file != NULL)
+        moe_file_accept(model->file);
+}
+
+int moe_model_descriptors(const moe_model *model)
+{
+    return model->file != NULL ? moe_file_descriptors(model->file) : 0;
 }
 
 void moe_model_counters(const moe_model *model, moe_counters *out)

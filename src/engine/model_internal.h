@@ -7,6 +7,7 @@
 #include "device/device.h"
 #include "device/thread_pool.h"
 #include "cache/prefix_cache.h"
+#include "cache/resident.h"
 #include "run/sampler.h"
 #include "text/tokenizer.h"
 
@@ -25,9 +26,12 @@ struct moe_model {
     char *chat_template; /* NULL if the model has none */
     moe_cancel cancel;
 
-    const moe_weight_store *store; /* where block comes from; NULL: malloc */
+    moe_file *file;                /* open for as long as weights may have to be read */
+    const moe_weight_store *store; /* where the arena comes from; NULL: private memory */
     char *store_key;
-    void *block;
+    void *arena;
+    size_t arena_size;
+    moe_resident *resident;
 
     moe_device *device;
     moe_kv_cache *kv;

@@ -64,15 +64,15 @@ int moe_engine_threads(const moe_engine *engine);
 
 typedef struct moe_model moe_model;
 
-/* Where packed weights live.  The host finds or makes a block of `size` bytes (64-byte aligned) for
- * a key.  *fill = true: the caller writes the block and calls ready, or abandon on failure; all
- * others who ask for the key wait meanwhile.  After ready the block is never written again.
- * release when the model is closed.  A NULL store means private memory. */
+/* Where packed weights live: in an arena per key, which the processes of the host share and which
+ * holds the units of one model (moe_arena_stats).  acquire finds or makes it, 4096-byte aligned, of
+ * `least` to `most` bytes, the more the better.  *fresh = true: it is new; the caller prepares it
+ * and calls ready; all others who ask for the key wait meanwhile.  release when the
+ * model is closed.  A NULL store means private memory. */
 typedef struct moe_weight_store {
-    moe_status (*acquire)(void *ud, const char *key, size_t size, void **block, bool *fill,
-                          moe_error *err);
+    moe_status (*acquire)(void *ud, const char *key, size_t least, size_t most, void **arena,
+                          size_t *size, bool *fresh, moe_error *err);
     void (*ready)(void *ud, const char *key);
-    void (*abandon)(void *ud, const char *key);
     void (*release)(void *ud, const char *key);
     void *ud;
 } moe_weight_store;
@@ -114,7 +114,8 @@ typedef struct moe_model_info {
     int32_t bos_id, eos_id; /* -1 if none */
 } moe_model_info;
 
-/* Opens a GGUF file (the first of a split set) or a Hugging Face folder, packs its weights. */
+/* Opens a GGUF file (the first of a split set) or a Hugging Face folder.  Weights are read and packed
+ * when they are first needed, unless the arena has them already: the files stay open. */
 moe_status moe_model_open(moe_engine *engine, const char *path, const moe_model_options *options,
                           moe_model **out, moe_error *err);
 void moe_model_close(moe_model *model);
@@ -124,6 +125,51 @@ const moe_model_info *moe_model_info_of(const moe_model *model);
  * moe_model_info_of and the text functions work on it. */
 moe_status moe_model_describe(const char *path, const moe_model_options *options, moe_model **out,
                               moe_error *err);
+
+/* Loads what is not in memory yet, dense parts first, then experts from the hottest on, as far as
+ * there is room for them without evicting others; at most max_bytes, if that is not 0. */
+moe_status moe_model_prewarm(moe_model *model, size_t max_bytes, const moe_cancel *cancel,
+                             int *n_units, size_t *n_bytes, moe_error *err);
+
+/* The host has found that the files, though their stamp has changed, still have the right content.
+ * Without this, loading ends with MOE_ERR_IO when size or modification time are no longer those
+ * at opening. */
+void moe_model_accept_files(moe_model *model);
+int moe_model_descriptors(const moe_model *model); /* file descriptors that it holds */
+
+/* --- arenas --------------------------------------------------------------------------------------
+ */
+
+/* What is in an arena, of the model's units: one is what belongs to the whole model, the dense part
+ * of a layer, or an expert of a layer.  A hit is an expert that a step found there, a miss one that
+ * it had to load or wait for. */
+typedef struct moe_arena_stats {
+    int n_units, n_resident;
+    size_t bytes, resident_bytes; /* of all units, of those */
+    int64_t hits, misses, loads, evictions;
+    int pins;        /* 0 when no model is open */
+    int expert_pins; /* of these on experts: 0 when no step is being computed */
+} moe_arena_stats;
+
+typedef struct moe_arena_unit {
+    int layer, expert; /* -1: the whole model, a dense part */
+    size_t bytes;
+    int64_t hits, misses;
+    uint16_t heat; /* how much it has been used of late */
+    bool resident;
+} moe_arena_unit;
+
+/* Any prepared arena may be asked, at any time and without its model. */
+void moe_arena_stats_of(const void *arena, moe_arena_stats *out);
+bool moe_arena_unit_of(const void *arena, int i, moe_arena_unit *out); /* false: i is beyond */
+
+/* Forgets all units that nobody uses at the moment; their memory is free for others of the
+ * model. */
+void moe_arena_evict(void *arena, int *n_units, size_t *n_bytes);
+
+/* Says how much the units had been used when the arena last existed; false if n_units is not their
+ * number. */
+bool moe_arena_remember(void *arena, const uint16_t *heat, int n_units);
 
 /* SHA-256 over the model's files as lower-case hex (64 digits and a zero): of a GGUF file its
  * content (split sets: all parts in order); of a folder the sorted list of "name size sha256" lines

@@ -297,9 +297,20 @@ join_model(const MoeModelSpec *spec, const char *path, SharedModel **out, moe_er
 			m = candidate;
 	}
 	if (m != NULL)
+	{
 		dlist_move_head(&models, &m->node);
+		moe_model_accept_files(m->model);	/* the session has verified them */
+	}
 	else
+	{
 		status = open_model(spec, path, &m, err);
+		if (status == MOE_ERR_MEMORY)
+		{
+			/* Models that nobody uses may take the room */
+			close_models(0);
+			status = open_model(spec, path, &m, err);
+		}
+	}
 	if (status == MOE_OK)
 		status = ensure_scheduler(m, err);
 	if (status != MOE_OK)

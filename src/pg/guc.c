@@ -123,10 +123,12 @@ moe_define_settings(void)
 
 	DefineCustomIntVariable("moe.weight_cache_size",
 							"Limit of the shared memory that holds model weights.",
-							"Weights that no session uses make room for others; -1 means no limit.",
+							"Weights that no session uses make room for others; -1 means no limit. "
+							"If pg_moe is preloaded, so much is taken from the server's main shared memory.",
 							&moe_weight_cache_size,
 							-1, -1, INT_MAX,
-							PGC_SIGHUP, GUC_UNIT_MB,
+							process_shared_preload_libraries_in_progress ? PGC_POSTMASTER : PGC_SIGHUP,
+							GUC_UNIT_MB,
 							NULL, NULL, NULL);
 
 	DefineCustomIntVariable("moe.max_tokens_per_query",

@@ -34,6 +34,7 @@
 #include "options.h"
 #include "run.h"
 #include "stats.h"
+#include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/procsignal.h"
 #include "utils/builtins.h"
@@ -112,6 +113,8 @@ close_model(MoeOpenModel *m)
 {
 	dlist_delete(&m->node);
 	moe_model_close(m->model);
+	for (int i = 0; i < m->n_descriptors; i++)
+		ReleaseExternalFD();
 	pfree(m->name);
 	pfree(m->path);
 	pfree(m->digest);
@@ -414,18 +417,17 @@ warn_about_private_memory(const char *name)
 }
 
 /*
- * Open a model whose files have the stamp
+ * Open a model whose files have the stamp.  NULL and an error if that fails.
  */
 static MoeOpenModel *
 open_model(const MoeModelRow *row, const char *path, const char *stamp, const char *options_text,
-		   bool text_only)
+		   bool text_only, moe_error *err)
 {
 	MoeOptions	options;
 	MoeOpenModel *m;
 	MemoryContext caller;
 	moe_model_options open_options = {0};
 	moe_model  *model = NULL;
-	moe_error	err = {0};
 	moe_status	status;
 
 	moe_options_init(&options);
@@ -456,25 +458,38 @@ open_model(const MoeModelRow *row, const char *path, const char *stamp, const ch
 	moe_host_open_options(&open_options, &m->spec);
 	open_options.chat_template = options.chat_template;
 	if (text_only)
-		status = moe_model_describe(path, &open_options, &model, &err);
+		status = moe_model_describe(path, &open_options, &model, err);
 	else
 	{
 		MoeStat		stat = moe_stat_begin(row->name, MOE_STAT_LOAD, MOE_PHASE_LOADING);
 
-		status = moe_model_open(engine, path, &open_options, &model, &err);
+		status = moe_model_open(engine, path, &open_options, &model, err);
 		moe_stat_end(stat);
 	}
 
 	dlist_push_head(&open_models, &m->node);
 	m->model = model;
+	m->n_descriptors = status == MOE_OK ? moe_model_descriptors(model) : 0;
+	for (int i = 0; i < m->n_descriptors; i++)
+		ReserveExternalFD();
 	if (status != MOE_OK)
 	{
 		m->model = NULL;
 		close_model(m);
-		moe_throw(&err, psprintf("could not open model \"%s\"", row->name));
+		return NULL;
 	}
 	warn_about_private_memory(row->name);
 	return m;
+}
+
+static moe_status
+prewarm(const MoeOpenModel *m, int *n_units, size_t *n_bytes, moe_error *err)
+{
+	MoeStat		stat = moe_stat_begin(m->name, MOE_STAT_LOAD, MOE_PHASE_LOADING);
+	moe_status	status = moe_model_prewarm(m->model, 0, &moe_cancel_by_interrupt, n_units, n_bytes, err);
+
+	moe_stat_end(stat);
+	return status;
 }
 
 /*
@@ -486,22 +501,28 @@ open_model(const MoeModelRow *row, const char *path, const char *stamp, const ch
 static void
 load_weights(const MoeModelRow *row, const char *path, const char *stamp, const char *options_text)
 {
+	MoeOpenModel *m;
+	moe_error	err = {0};
+	moe_status	status;
+	int			n_units;
+	size_t		n_bytes;
+
 	if (moe_store_holds(row->weights_key) || moe_engine_holds(row->weights_key))
 		return;
 	ensure_engine();
-	close_model(open_model(row, path, stamp, options_text, false));
+	m = open_model(row, path, stamp, options_text, false, &err);
+	if (m == NULL && err.status == MOE_ERR_MEMORY)
+		return;					/* the engine can close models to make room */
+	if (m == NULL)
+		moe_throw(&err, psprintf("could not open model \"%s\"", row->name));
+	status = prewarm(m, &n_units, &n_bytes, &err);
+	close_model(m);
+	moe_check(status, &err);
 }
 
-/*
- * The open model of a catalog row
- *
- * text_only asks for what the text functions need, which costs little.  The
- * result is valid until the next call, unless a run holds it (run.c).
- */
-MoeOpenModel *
-moe_host_open(const MoeModelRow *row, bool text_only)
+static MoeOpenModel *
+open_for(const MoeModelRow *row, Purpose purpose)
 {
-	Purpose		purpose = text_only ? FOR_TEXT : moe_host_is_shared() ? FOR_SHARED : FOR_LOCAL;
 	char	   *path = moe_model_path(row);
 	char	   *options_text = "";
 	char		stamp[MOE_STAMP_SIZE];
@@ -533,11 +554,42 @@ moe_host_open(const MoeModelRow *row, bool text_only)
 
 		pfree(m->stamp);
 		m->stamp = copy;
+		moe_model_accept_files(m->model);
 		return m;
 	}
 	if (purpose == FOR_SHARED)
 		load_weights(row, path, stamp, options_text);
-	return open_model(row, path, stamp, options_text, purpose != FOR_LOCAL);
+	m = open_model(row, path, stamp, options_text, purpose != FOR_LOCAL, &err);
+	if (m == NULL)
+		moe_throw(&err, psprintf("could not open model \"%s\"", row->name));
+	return m;
+}
+
+/*
+ * The open model of a catalog row
+ *
+ * text_only asks for what the text functions need, which costs little.  The
+ * result is valid until the next call, unless a run holds it (run.c).
+ */
+MoeOpenModel *
+moe_host_open(const MoeModelRow *row, bool text_only)
+{
+	return open_for(row, text_only ? FOR_TEXT : moe_host_is_shared() ? FOR_SHARED : FOR_LOCAL);
+}
+
+/*
+ * Load the weights of a model, whoever is to compute with them
+ */
+void
+moe_host_prewarm(const MoeModelRow *row, int *n_units, size_t *n_bytes)
+{
+	MoeOpenModel *m = open_for(row, FOR_LOCAL);
+	moe_error	err = {0};
+	moe_status	status = prewarm(m, n_units, n_bytes, &err);
+
+	if (moe_host_is_shared() && m->users == 0)
+		close_model(m);
+	moe_check(status, &err);
 }
 
 /*

@@ -29,6 +29,7 @@ typedef struct MoeOpenModel
 	bool		text_only;		/* without weights: text functions work here, and runs
 								 * are the shared engine's */
 	int			users;			/* runs that hold it */
+	int			n_descriptors;	/* files that it keeps open */
 	moe_model  *model;
 } MoeOpenModel;
 
@@ -44,6 +45,7 @@ typedef struct MoeHostStatus
 extern const moe_cancel moe_cancel_by_interrupt;
 
 extern MoeOpenModel *moe_host_open(const MoeModelRow *row, bool text_only);
+extern void moe_host_prewarm(const MoeModelRow *row, int *n_units, size_t *n_bytes);
 extern void moe_host_close(const char *name);
 extern bool moe_host_is_shared(void);
 extern void moe_host_open_options(moe_model_options *options, const MoeModelSpec *spec);

@@ -1,28 +1,36 @@
 /*-------------------------------------------------------------------------
  *
  * weight_store.c
- *	  Packed weights in shared memory, once for all sessions.
+ *	  Memory for packed weights, once for all sessions.
  *
- * The engine asks for blocks by key: the digest of the model's files and, if its
- * weights are re-encoded, how.  Each block is a dynamic shared memory segment.  The first backend that
- * asks creates and fills it, the others wait and then map the same pages.  A
- * filled segment is pinned, so it outlives its users, and it is never written
- * again.
+ * The engine asks for an arena by key: the digest of the model's files and, if
+ * its weights are re-encoded, how.  What is in the arena is the engine's affair
+ * (its expert cache); here it is a block of memory that several backends map.
  *
- * A small control block in the server's main shared memory says which
- * segments there are.  It is found by name with ShmemInitStruct, which works
- * in any backend: 13 kB come from the reserve that the server has for such
- * uses, or, if the library is preloaded, from what was requested for it.  The
- * server empties both kinds of memory when it restarts after a crash, so
- * nothing in here can outlast a backend that died.
+ * If the library is preloaded and moe.weight_cache_size is set, blocks are cut
+ * from one range of that size in the server's main shared memory, huge pages
+ * included.  Otherwise each block is a dynamic shared memory segment, pinned, so
+ * that it outlives its users, and the setting limits their sum.  A block is
+ * as large as its model, or, where the limit is smaller, as large as can be had.
+ * Blocks without users make room for others, those used least recently
+ * first; a block with users keeps its size, so that who comes last may find
+ * little room or none.  One that had to be small is made anew when it is next
+ * opened without users and there is more room.
  *
  * Where shared memory can't be had (a container's small /dev/shm), the block
  * is private memory, and the caller gets a complaint to pass on as a WARNING.
  *
+ * A small control block in the server's main shared memory says which blocks
+ * there are.  It is found by name with ShmemInitStruct, which works in any
+ * backend: 13 kB come from the reserve that the server has for such uses, or, if
+ * the library is preloaded, from what was requested for it.  The server empties
+ * all shared memory when it restarts after a crash, so nothing in here can
+ * outlast a backend that died.
+ *
  * LOCKING: control->lock guards all of the control block but for the
  * condition variable.  It is held for a few instructions, or while a segment
  * is given back, but never across engine work, waiting, or the creation of a
- * segment.  A slot with users > 0 stays where it is.
+ * segment.  A block with users > 0 stays where it is.
  *
  * The functions of moe_shared_store are called by the engine and so must
  * neither raise an error nor let one pass: what may raise is caught and
@@ -46,18 +54,23 @@
 #include "storage/shmem.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
+#include "utils/timestamp.h"
 #include "weight_store.h"
+#include "weight_usage.h"
 
 #define MAX_BLOCKS 64
 #define MAX_VERIFIED 64
 #define MAX_KEY 128
+#define SAVE_INTERVAL (5 * USECS_PER_MINUTE)
+#define BLOCK_ALIGN 4096
 #define CONTROL_NAME "pg_moe weights"
+#define RANGE_NAME "pg_moe weight cache"
 #define TRANCHE_NAME "MoeWeights"
 
 typedef enum BlockState
 {
 	BLOCK_FREE = 0,
-	BLOCK_LOADING,				/* its creator writes it */
+	BLOCK_LOADING,				/* its creator prepares it */
 	BLOCK_READY
 } BlockState;
 
@@ -68,8 +81,10 @@ typedef struct Block
 	bool		doomed;			/* to be given back when users drops to 0 */
 	int			users;			/* backends that have it mapped */
 	dsm_handle	handle;			/* DSM_HANDLE_INVALID until it is created */
+	uint64		offset;			/* in the range, if there is one */
 	uint64		size;
 	uint64		last_used;		/* value of control->clock */
+	TimestampTz saved;			/* when its usage was last written to disk */
 } Block;
 
 typedef struct Control
@@ -90,29 +105,30 @@ typedef struct Mapping
 	char		key[MAX_KEY];
 	int			users;			/* models of this backend */
 	int			slot;			/* in control->blocks, -1: private memory */
-	bool		filling;
+	bool		fresh;			/* we are to prepare it */
 	dsm_segment *segment;
 	void	   *address;
 	size_t		size;
 } Mapping;
 
 static Control *control = NULL;
+static char *range = NULL;		/* NULL: blocks are segments */
+static Size range_size = 0;		/* set in the postmaster */
 static dlist_head mappings = DLIST_STATIC_INIT(mappings);
 static int64 private_bytes = 0;
 static char *complaint = NULL;
 static bool waiting = false;
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
+static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 
-static moe_status store_acquire(void *ud, const char *key, size_t size, void **block, bool *fill,
-								moe_error *err);
+static moe_status store_acquire(void *ud, const char *key, size_t least, size_t most,
+								void **arena, size_t *size, bool *fresh, moe_error *err);
 static void store_ready(void *ud, const char *key);
-static void store_abandon(void *ud, const char *key);
 static void store_release(void *ud, const char *key);
 
 const moe_weight_store moe_shared_store = {
 	.acquire = store_acquire,
 	.ready = store_ready,
-	.abandon = store_abandon,
 	.release = store_release,
 };
 
@@ -127,10 +143,30 @@ request_shmem(void)
 	if (prev_shmem_request_hook)
 		prev_shmem_request_hook();
 	RequestAddinShmemSpace(MAXALIGN(sizeof(Control)));
+	if (moe_weight_cache_size > 0)
+	{
+		range_size = (Size) moe_weight_cache_size * 1024 * 1024;
+		RequestAddinShmemSpace(add_size(range_size, BLOCK_ALIGN));
+	}
+}
+
+static bool attach_control(void);
+
+/*
+ * Take what was requested, before somebody else does
+ */
+static void
+startup_shmem(void)
+{
+	if (prev_shmem_startup_hook)
+		prev_shmem_startup_hook();
+	control = NULL;				/* after a crash all is new */
+	(void) attach_control();
 }
 
 /*
- * Ask for the control block's memory, if it is not too late for that
+ * Ask for the control block's memory and for that of the blocks, if it is not
+ * too late for that
  */
 void
 moe_store_request_shmem(void)
@@ -139,6 +175,8 @@ moe_store_request_shmem(void)
 		return;
 	prev_shmem_request_hook = shmem_request_hook;
 	shmem_request_hook = request_shmem;
+	prev_shmem_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = startup_shmem;
 }
 
 /*
@@ -166,6 +204,9 @@ attach_control(void)
 			ConditionVariableInit(&c->changed);
 		}
 		moe_register_lwlock_tranche(c->tranche, TRANCHE_NAME);
+		if (range_size > 0)
+			range = (char *) TYPEALIGN(BLOCK_ALIGN,
+									   ShmemInitStruct(RANGE_NAME, range_size + BLOCK_ALIGN, &found));
 		control = c;
 	}
 	PG_CATCH();
@@ -194,7 +235,7 @@ find_slot(const char *key)
 static void
 free_slot(Block *b)
 {
-	if (b->state == BLOCK_READY)
+	if (b->state == BLOCK_READY && range == NULL)
 		dsm_unpin_segment(b->handle);
 	memset(b, 0, sizeof(Block));
 }
@@ -231,6 +272,102 @@ total_bytes(void)
 		if (control->blocks[i].state != BLOCK_FREE)
 			total += control->blocks[i].size;
 	return total;
+}
+
+static int
+compare_offsets(const void *a, const void *b)
+{
+	const Block *x = *(const Block *const *) a,
+			   *y = *(const Block *const *) b;
+
+	return x->offset < y->offset ? -1 : x->offset > y->offset;
+}
+
+/*
+ * The largest gap between the blocks of the range.  Caller holds the lock.
+ */
+static uint64
+largest_gap(uint64 *offset)
+{
+	const Block *used[MAX_BLOCKS];
+	uint64		end = 0,
+				largest = 0;
+	int			n = 0;
+
+	for (int i = 0; i < MAX_BLOCKS; i++)
+		if (control->blocks[i].state != BLOCK_FREE)
+			used[n++] = &control->blocks[i];
+	qsort(used, n, sizeof(used[0]), compare_offsets);
+	*offset = 0;
+	for (int i = 0; i <= n; i++)
+	{
+		uint64		next = i < n ? used[i]->offset : range_size;
+
+		if (next - end > largest)
+		{
+			largest = next - end;
+			*offset = end;
+		}
+		if (i < n)
+			end = TYPEALIGN(BLOCK_ALIGN, next + used[i]->size);
+	}
+	return largest;
+}
+
+/*
+ * Bytes that a block could have as things are, at most `most`.  Caller holds the
+ * lock.
+ */
+static uint64
+free_room(uint64 most, uint64 *offset)
+{
+	uint64		room = most;
+
+	*offset = 0;
+	if (range)
+		room = largest_gap(offset);
+	else if (moe_weight_cache_size >= 0)
+	{
+		uint64		limit = (uint64) moe_weight_cache_size * 1024 * 1024,
+					total = total_bytes();
+
+		room = total < limit ? limit - total : 0;
+	}
+	return Min(room, most);
+}
+
+/*
+ * Room for a block: as many of `most` bytes as can be had, after blocks without
+ * users have made room.  0 if that is less than `least`.  Caller holds the lock.
+ */
+static uint64
+find_room(uint64 least, uint64 most, uint64 *offset)
+{
+	uint64		room;
+
+	do
+		room = free_room(most, offset);
+	while (room < most && evict_one());
+	return room < least ? 0 : room;
+}
+
+/*
+ * Would a block without users that is smaller than its model be much larger if
+ * it were made anew?  Caller holds the lock.
+ */
+static bool
+has_outgrown(Block *b, uint64 most)
+{
+	BlockState	state = b->state;
+	uint64		room,
+				offset;
+
+	if (b->users > 0 || b->size >= most)
+		return false;
+	b->state = BLOCK_FREE;
+	room = free_room(most, &offset);
+	b->state = state;
+	return room == most || room > b->size + b->size / 4;
 }
 
 /*
@@ -311,7 +448,7 @@ free_mapping(Mapping *m)
 {
 	if (m->segment)
 		dsm_detach(m->segment);
-	else if (m->address)
+	else if (m->address && m->slot < 0)
 	{
 		munmap(m->address, m->size);
 		private_bytes -= m->size;
@@ -325,6 +462,32 @@ free_mapping(Mapping *m)
 	}
 	dlist_delete(&m->node);
 	free(m);
+}
+
+/*
+ * Write down what of the block was used, if nobody else will do so, or has done
+ * for a while
+ */
+static void
+save_usage(Mapping *m)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool		due = m->slot < 0;
+
+	if (m->fresh)
+		return;
+	if (!due)
+	{
+		Block	   *b = &control->blocks[m->slot];
+
+		LWLockAcquire(&control->lock, LW_EXCLUSIVE);
+		due = b->users == 1 || now - b->saved > SAVE_INTERVAL;
+		if (due)
+			b->saved = now;
+		LWLockRelease(&control->lock);
+	}
+	if (due)
+		moe_usage_write(m->key, m->address);
 }
 
 static moe_status
@@ -360,7 +523,7 @@ map_private(Mapping *m, const char *why, moe_error *err)
 
 	m->slot = -1;
 	m->address = p;
-	m->filling = true;
+	m->fresh = true;
 	private_bytes += m->size;
 
 	free(complaint);
@@ -372,13 +535,15 @@ map_private(Mapping *m, const char *why, moe_error *err)
  * Find the key's slot or make one, and join its users
  *
  * Returns false if the block can't be shared: *why then says so, or err is
- * filled.  Otherwise m->slot is set, and m->filling tells whether the caller
- * must create the segment.
+ * filled.  Otherwise m->slot and m->size are set, and m->fresh tells whether
+ * the caller must create the block.
  */
 static bool
-join_slot(Mapping *m, const char **why, moe_error *err)
+join_slot(Mapping *m, size_t least, size_t most, const char **why, moe_error *err)
 {
 	bool		joined = false;
+	uint64		size,
+				offset;
 
 	*why = NULL;
 	ConditionVariablePrepareToSleep(&control->changed);
@@ -406,41 +571,36 @@ join_slot(Mapping *m, const char **why, moe_error *err)
 			continue;
 		}
 
+		if (slot >= 0 && has_outgrown(&control->blocks[slot], most))
+		{
+			free_slot(&control->blocks[slot]);
+			slot = -1;
+		}
 		if (slot >= 0)
 		{
 			b = &control->blocks[slot];
-			if (b->size != m->size)
-				*why = "another block of that name has another size";
-			else
-			{
-				b->users++;
-				b->doomed = false;
-				b->last_used = ++control->clock;
-				m->slot = slot;
-				joined = true;
-			}
+			b->users++;
+			b->doomed = false;
+			b->last_used = ++control->clock;
+			m->slot = slot;
+			m->size = b->size;
+			joined = true;
 			LWLockRelease(&control->lock);
 			break;
 		}
 
 		/* Nobody has it: make room, then take a slot */
-		if (moe_weight_cache_size >= 0)
+		size = find_room(least, most, &offset);
+		if (size == 0)
 		{
-			uint64		limit = (uint64) moe_weight_cache_size * 1024 * 1024;
-
-			while (total_bytes() + m->size > limit && evict_one())
-				 /* go on */ ;
-			if (total_bytes() + m->size > limit)
-			{
-				LWLockRelease(&control->lock);
-				fail(err, MOE_ERR_MEMORY, "weights do not fit into moe.weight_cache_size");
-				snprintf(err->detail, sizeof(err->detail),
-						 "They take %zu MB; the limit is %d MB, a part of which may be in use.",
-						 (m->size + 1024 * 1024 - 1) / (1024 * 1024), moe_weight_cache_size);
-				strlcpy(err->hint, "Raise moe.weight_cache_size, or drop a model that is not needed.",
-						sizeof(err->hint));
-				break;
-			}
+			LWLockRelease(&control->lock);
+			fail(err, MOE_ERR_MEMORY, "weights do not fit into moe.weight_cache_size");
+			snprintf(err->detail, sizeof(err->detail),
+					 "At least %zu MB are needed at a time; the limit is %d MB, a part of which may be in use.",
+					 (least + 1024 * 1024 - 1) / (1024 * 1024), moe_weight_cache_size);
+			strlcpy(err->hint, "Raise moe.weight_cache_size, or drop a model that is not needed.",
+					sizeof(err->hint));
+			break;
 		}
 		for (slot = 0; slot < MAX_BLOCKS && control->blocks[slot].state != BLOCK_FREE; slot++)
 			 /* look on */ ;
@@ -460,11 +620,14 @@ join_slot(Mapping *m, const char **why, moe_error *err)
 		b->doomed = false;
 		b->users = 1;
 		b->handle = DSM_HANDLE_INVALID;
-		b->size = m->size;
+		b->offset = offset;
+		b->size = size;
 		b->last_used = ++control->clock;
+		b->saved = GetCurrentTimestamp();
 		LWLockRelease(&control->lock);
 		m->slot = slot;
-		m->filling = true;
+		m->size = size;
+		m->fresh = true;
 		joined = true;
 		break;
 	}
@@ -473,18 +636,23 @@ join_slot(Mapping *m, const char **why, moe_error *err)
 }
 
 /*
- * Map the joined slot's segment, creating it if we are to fill it
+ * Map the joined block, creating its segment if it is fresh
  */
 static bool
 map_slot(Mapping *m, char **why)
 {
 	Block	   *b = &control->blocks[m->slot];
 
-	m->segment = get_segment(m->filling ? m->size : 0, b->handle, why);
+	if (range)
+	{
+		m->address = range + b->offset;
+		return true;
+	}
+	m->segment = get_segment(m->fresh ? m->size : 0, b->handle, why);
 	if (m->segment != NULL)
 	{
 		m->address = dsm_segment_address(m->segment);
-		if (m->filling)
+		if (m->fresh)
 		{
 			LWLockAcquire(&control->lock, LW_EXCLUSIVE);
 			b->handle = dsm_segment_handle(m->segment);
@@ -506,7 +674,8 @@ map_slot(Mapping *m, char **why)
  * store_acquire() but for errors that can't happen
  */
 static moe_status
-acquire(const char *key, size_t size, void **block, bool *fill, moe_error *err)
+acquire(const char *key, size_t least, size_t most, void **arena, size_t *size, bool *fresh,
+		moe_error *err)
 {
 	Mapping    *m;
 	const char *why = NULL;
@@ -518,11 +687,12 @@ acquire(const char *key, size_t size, void **block, bool *fill, moe_error *err)
 	m = find_mapping(key);
 	if (m != NULL)
 	{
-		if (m->filling || m->size != size)
+		if (m->fresh || m->size < least)
 			return fail(err, MOE_ERR_INVALID, "a weight block was asked for in two ways");
 		m->users++;
-		*block = m->address;
-		*fill = false;
+		*arena = m->address;
+		*size = m->size;
+		*fresh = false;
 		return MOE_OK;
 	}
 
@@ -531,16 +701,19 @@ acquire(const char *key, size_t size, void **block, bool *fill, moe_error *err)
 		return fail(err, MOE_ERR_MEMORY, "out of memory");
 	strlcpy(m->key, key, MAX_KEY);
 	m->users = 1;
-	m->size = size;
+	m->size = most;
 	m->slot = -1;
 
 	err->status = MOE_OK;
 	if (!attach_control())
 		status = map_private(m, "the control block does not fit into shared memory", err);
-	else if (!join_slot(m, &why, err))
+	else if (!join_slot(m, least, most, &why, err))
 		status = why ? map_private(m, why, err) : err->status;
 	else if (!map_slot(m, &why_copy))
+	{
+		m->size = most;
 		status = map_private(m, why_copy ? why_copy : "out of memory", err);
+	}
 	free(why_copy);
 	if (status != MOE_OK)
 	{
@@ -549,20 +722,22 @@ acquire(const char *key, size_t size, void **block, bool *fill, moe_error *err)
 	}
 
 	dlist_push_head(&mappings, &m->node);
-	*block = m->address;
-	*fill = m->filling;
+	*arena = m->address;
+	*size = m->size;
+	*fresh = m->fresh;
 	return MOE_OK;
 }
 
 static moe_status
-store_acquire(void *ud, const char *key, size_t size, void **block, bool *fill, moe_error *err)
+store_acquire(void *ud, const char *key, size_t least, size_t most, void **arena, size_t *size,
+			  bool *fresh, moe_error *err)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	volatile moe_status status = MOE_ERR_MEMORY;
 
 	PG_TRY();
 	{
-		status = acquire(key, size, block, fill, err);
+		status = acquire(key, least, most, arena, size, fresh, err);
 	}
 	PG_CATCH();
 	{
@@ -587,10 +762,12 @@ store_ready(void *ud, const char *key)
 {
 	Mapping    *m = find_mapping(key);
 
-	m->filling = false;
+	m->fresh = false;
+	moe_usage_read(key, m->address);
 	if (m->slot < 0)
 		return;
-	dsm_pin_segment(m->segment);
+	if (m->segment)
+		dsm_pin_segment(m->segment);
 	LWLockAcquire(&control->lock, LW_EXCLUSIVE);
 	control->blocks[m->slot].state = BLOCK_READY;
 	LWLockRelease(&control->lock);
@@ -598,18 +775,14 @@ store_ready(void *ud, const char *key)
 }
 
 static void
-store_abandon(void *ud, const char *key)
-{
-	free_mapping(find_mapping(key));
-}
-
-static void
 store_release(void *ud, const char *key)
 {
 	Mapping    *m = find_mapping(key);
 
-	if (--m->users == 0)
-		free_mapping(m);
+	if (--m->users > 0)
+		return;
+	save_usage(m);
+	free_mapping(m);
 }
 
 /* ----------
@@ -658,6 +831,7 @@ moe_store_drop(const char *key)
 {
 	int			slot;
 
+	moe_usage_forget(key);
 	if (!attach_control())
 		return;
 	LWLockAcquire(&control->lock, LW_EXCLUSIVE);
@@ -692,6 +866,131 @@ moe_store_holds(const char *key)
 	found = slot >= 0 && control->blocks[slot].state == BLOCK_READY;
 	LWLockRelease(&control->lock);
 	return found;
+}
+
+/*
+ * Calls fn with an arena, if there is one of that key: this backend's own, or
+ * mapped for the time of the call.  fn may raise errors.
+ *
+ * users receives the number of backends that have it mapped, without such guests,
+ * and 0 for private memory.
+ */
+bool
+moe_store_visit(const char *key, MoeArenaVisitor fn, void *arg)
+{
+	Mapping    *m = find_mapping(key);
+	bool		guest = false;
+	MoeArenaInfo info = {0};
+
+	if (m == NULL)
+	{
+		char	   *why = NULL;
+		int			slot = -1;
+
+		if (attach_control())
+		{
+			LWLockAcquire(&control->lock, LW_EXCLUSIVE);
+			slot = find_slot(key);
+			if (slot >= 0 && control->blocks[slot].state == BLOCK_READY)
+				control->blocks[slot].users++;
+			else
+				slot = -1;
+			LWLockRelease(&control->lock);
+		}
+		if (slot < 0)
+			return false;
+		m = calloc(1, sizeof(Mapping));
+		if (m == NULL)
+		{
+			LWLockAcquire(&control->lock, LW_EXCLUSIVE);
+			leave_slot(slot);
+			LWLockRelease(&control->lock);
+			ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+		}
+		strlcpy(m->key, key, MAX_KEY);
+		m->slot = slot;
+		m->size = control->blocks[slot].size;
+		if (!map_slot(m, &why))
+		{
+			free(why);
+			free(m);
+			return false;
+		}
+		dlist_push_head(&mappings, &m->node);
+		guest = true;
+	}
+
+	info.key = m->key;
+	info.arena = m->address;
+	info.size = m->size;
+	info.is_shared = m->slot >= 0;
+	if (info.is_shared)
+		info.users = control->blocks[m->slot].users - (guest ? 1 : 0);
+	PG_TRY();
+	{
+		fn(&info, arg);
+	}
+	PG_FINALLY();
+	{
+		if (guest)
+			free_mapping(m);
+	}
+	PG_END_TRY();
+	return true;
+}
+
+/*
+ * The keys of all arenas, shared or this backend's, as a List of palloc'ed strings
+ */
+List *
+moe_store_keys(void)
+{
+	char		(*keys)[MAX_KEY] = palloc(MAX_BLOCKS * MAX_KEY);
+	List	   *list = NIL;
+	dlist_iter	iter;
+	int			n = 0;
+
+	if (attach_control())
+	{
+		LWLockAcquire(&control->lock, LW_SHARED);
+		for (int i = 0; i < MAX_BLOCKS; i++)
+			if (control->blocks[i].state == BLOCK_READY)
+				strcpy(keys[n++], control->blocks[i].key);
+		LWLockRelease(&control->lock);
+	}
+	for (int i = 0; i < n; i++)
+		list = lappend(list, keys[i]);
+	dlist_foreach(iter, &mappings)
+	{
+		Mapping    *m = dlist_container(Mapping, node, iter.cur);
+
+		if (m->slot < 0 && !m->fresh)
+			list = lappend(list, pstrdup(m->key));
+	}
+	return list;
+}
+
+/*
+ * Give a block back now, if no backend has it mapped; else false
+ */
+bool
+moe_store_free(const char *key)
+{
+	bool		freed = false;
+	int			slot;
+
+	if (!attach_control())
+		return false;
+	LWLockAcquire(&control->lock, LW_EXCLUSIVE);
+	slot = find_slot(key);
+	if (slot >= 0 && control->blocks[slot].state == BLOCK_READY &&
+		control->blocks[slot].users == 0)
+	{
+		free_slot(&control->blocks[slot]);
+		freed = true;
+	}
+	LWLockRelease(&control->lock);
+	return freed;
 }
 
 /*

@@ -4,8 +4,9 @@
  *   bench_engine [-t threads] [-r repetitions] [-i isa] [-w work,work,…] [-p prompt tokens]
  *                [-n generated tokens] [-s sequences] [-d depth] [-f text file] MODEL
  *
- * first     open_ms: opening the model, which reads the file and packs its weights
- *           first_ms: from before opening to the first token behind a short text
+ * first     open_ms: opening the model, without its weights
+ *           first_ms: from before opening to the first token behind a short text, which loads the
+ *           weights that these tokens use; before all other work the rest is loaded
  * prefill   prefill_tps: prompt tokens per second, -p of them, up to the last one's logits
  * decode    decode_tps: tokens per second after the first, -n of them behind a prompt of one
  * batch     batch_decode_tps: the same of -s sequences together, half as many tokens in each
@@ -146,8 +147,8 @@ static void print_needs(const moe_model *model)
                 continue;
             if (!of_expert)
                 dense += (double)slot->n_mats * (double)slot->mat_stride;
-            else if (s == MOE_EXPERT_UP) /* an expert's matrices lie side by side: one stride */
-                expert += (double)slot->mat_stride;
+            else if (s == MOE_EXPERT_UP)
+                expert += (double)w->units[slot->unit].bytes;
             if (!slot->is_vector)
                 per_prompt_token += 2.0 * (double)(of_expert ? n_used : slot->n_mats) *
                                     (double)slot->n_rows * (double)slot->n_cols;
@@ -365,6 +366,9 @@ int main(int argc, char **argv)
     }
 
     const moe_model_info *info = moe_model_info_of(model);
+    int n_units;
+    size_t n_bytes;
+    check(moe_model_prewarm(model, 0, NULL, &n_units, &n_bytes, &err), &err);
     for (int i = 0; i < repetitions; i++) {
         double all, first = 0;
         if (info->is_encoder) {

@@ -46,16 +46,30 @@ static inline void model_close(opened *m)
     free(m);
 }
 
-/* Loads with the best kernels, on that many threads. */
+/* Loads all units, one behind the other, with the best kernels and on that many threads. */
 static inline moe_status load_on_threads(moe_weights *w, const moe_file *file, void *block,
                                          int n_threads, const moe_cancel *cancel, moe_error *err)
 {
+    int32_t *units = malloc((size_t)w->n_units * sizeof *units);
+    char *at = block;
     moe_pool *pool;
+    moe_loader *loader;
     moe_status status;
 
+    assert_non_null(units);
+    for (int32_t u = 0; u < w->n_units; u++) {
+        units[u] = u;
+        w->at[u] = at;
+        at += w->units[u].bytes;
+    }
+    assert_int_equal(at - (char *)block, w->size);
     assert_int_equal(moe_pool_create(n_threads, &pool, err), MOE_OK);
-    status = moe_weights_load(w, file, block, moe_cpu_kernels(MOE_ISA_AUTO), pool, cancel, err);
+    assert_int_equal(
+        moe_loader_create(w, file, moe_cpu_kernels(MOE_ISA_AUTO), pool, &loader, err), MOE_OK);
+    status = moe_loader_run(loader, units, w->n_units, cancel, err);
+    moe_loader_free(loader);
     moe_pool_free(pool);
+    free(units);
     return status;
 }
 
@@ -262,10 +276,10 @@ static inline void check_slot(const opened *m, const moe_slot *slot)
         check_matrices(m, slot);
 }
 
-/* Experts lie one after the other, gate, up and down of one expert without a
- * gap. */
-static inline void check_expert_units(const opened *m, const moe_slot *slots)
+/* Each expert is a unit: gate, up and down without a gap. */
+static inline void check_expert_units(const opened *m, int layer)
 {
+    const moe_slot *slots = m->weights.layers[layer];
     const moe_slot *gate = &slots[MOE_EXPERT_GATE], *up = &slots[MOE_EXPERT_UP],
                    *down = &slots[MOE_EXPERT_DOWN];
     size_t n_gate, n_up, n_down;
@@ -276,11 +290,18 @@ static inline void check_expert_units(const opened *m, const moe_slot *slots)
     n_up = moe_packed_bytes(up->type, up->n_rows, up->n_cols);
     n_down = moe_packed_bytes(down->type, down->n_rows, down->n_cols);
     assert_int_equal(gate->n_mats, m->spec.moe.n_experts);
-    assert_int_equal(up->offset, gate->offset + n_gate);
-    assert_int_equal(down->offset, up->offset + n_up);
-    assert_int_equal(gate->mat_stride, n_gate + n_up + n_down);
-    assert_int_equal(up->mat_stride, gate->mat_stride);
-    assert_int_equal(down->mat_stride, gate->mat_stride);
+    assert_int_equal(gate->offset, 0);
+    assert_int_equal(up->offset, n_gate);
+    assert_int_equal(down->offset, n_gate + n_up);
+    for (int e = 0; e < m->spec.moe.n_experts; e++) {
+        const moe_weight_unit *unit = &m->weights.units[gate->unit + e];
+
+        assert_int_equal(unit->layer, layer);
+        assert_int_equal(unit->expert, e);
+        assert_int_equal(unit->bytes, n_gate + n_up + n_down);
+    }
+    assert_int_equal(up->unit, gate->unit);
+    assert_int_equal(down->unit, gate->unit);
 }
 
 static inline void check_weights(const opened *m)
@@ -290,7 +311,7 @@ static inline void check_weights(const opened *m)
     for (int l = 0; l < m->weights.n_layers; l++) {
         for (int s = 0; s < MOE_N_LAYER_SLOTS; s++)
             check_slot(m, &m->weights.layers[l][s]);
-        check_expert_units(m, m->weights.layers[l]);
+        check_expert_units(m, l);
     }
 }
 

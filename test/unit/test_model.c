@@ -395,7 +395,6 @@ static void loading_can_be_cancelled(void **state)
     (void)state;
     assert_int_equal(status, MOE_ERR_CANCELLED);
     assert_int_equal(calls, 4);
-    assert_null(m->weights.block);
     model_close(m);
     free(d);
 }
@@ -830,16 +829,14 @@ static void a_file_cut_short_while_it_loads_is_an_error(void **state)
 
     (void)state;
     assert_int_equal(status, MOE_OK);
-    m->weights.block = NULL;
     assert_int_equal(truncate(path, (off_t)m->weights.layers[0][MOE_Q].pieces[0].tensor->offset),
                      0);
     for (int n_threads = 1; n_threads <= 3; n_threads++) {
         m->err = (moe_error){0};
         assert_int_equal(load_on_threads(&m->weights, m->file, m->block, n_threads, NULL, &m->err),
-                         MOE_ERR_FORMAT);
+                         MOE_ERR_IO);
         assert_non_null(strstr(m->err.message, "ends at byte"));
         assert_non_null(strstr(m->err.hint, "truncated"));
-        assert_null(m->weights.block);
     }
     model_close(m);
     free(d);

@@ -98,7 +98,9 @@ static void lay_out(cpu_device *d, cpu_carver *c, size_t n_rows)
         d->expert_weight = cpu_carve(c, n_slots, sizeof(float));
         d->slot_of = cpu_carve(c, n_slots, sizeof(int32_t));
         d->slot_row = cpu_carve(c, n_slots, sizeof(int32_t));
+        d->experts = cpu_carve(c, (size_t)moe->n_experts, sizeof(int32_t));
         d->expert_begin = cpu_carve(c, (size_t)moe->n_experts + 1, sizeof(int32_t));
+        d->expert_place = cpu_carve(c, (size_t)moe->n_experts, sizeof(int32_t));
         d->expert_gate = cpu_carve(c, n_slots * (size_t)moe->n_ff, sizeof(float));
         d->expert_up = cpu_carve(c, n_slots * (size_t)moe->n_ff, sizeof(float));
         d->expert_out = cpu_carve(c, n_slots * embd, sizeof(float));
@@ -191,6 +193,11 @@ static moe_status begin(moe_device *device, const moe_step *step, moe_error *err
 static void end(moe_device *device)
 {
     (void)device;
+}
+
+static moe_status fetch(moe_device *device, int layer, const moe_cancel *cancel, moe_error *err)
+{
+    return moe_resident_dense(((cpu_device *)device)->resident, moe_dense_unit(layer), cancel, err);
 }
 
 /* --- rows
@@ -374,6 +381,7 @@ static const moe_device_ops cpu_ops = {
     .name = "cpu",
     .begin = begin,
     .end = end,
+    .fetch = fetch,
     .embed = embed,
     .norm = norm,
     .attention = cpu_attention,
@@ -414,10 +422,11 @@ static moe_status check_spec(const moe_model_spec *spec, moe_error *err)
     return MOE_OK;
 }
 
-moe_status moe_cpu_device_create(const moe_model_spec *spec, const moe_weights *weights,
+moe_status moe_cpu_device_create(const moe_model_spec *spec, moe_resident *resident,
                                  const moe_kernels *kernels, moe_pool *pool, bool reproducible,
                                  moe_device **out, moe_error *err)
 {
+    const moe_weights *weights = resident->weights;
     const int n_half = spec->rope.n_rot / 2;
     moe_status status = check_spec(spec, err);
     cpu_device *d;
@@ -431,6 +440,7 @@ moe_status moe_cpu_device_create(const moe_model_spec *spec, const moe_weights *
     d->base.ops = &cpu_ops;
     d->spec = spec;
     d->weights = weights;
+    d->resident = resident;
     d->kernels = kernels;
     d->pool = pool;
     d->reproducible = reproducible;

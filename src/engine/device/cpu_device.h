@@ -9,6 +9,7 @@
 #ifndef MOE_CPU_DEVICE_H
 #define MOE_CPU_DEVICE_H
 
+#include "../cache/resident.h"
 #include "device.h"
 #include "thread_pool.h"
 
@@ -51,6 +52,7 @@ typedef struct cpu_device {
     moe_device base;
     const moe_model_spec *spec;
     const moe_weights *weights;
+    moe_resident *resident; /* brings the weights */
     const moe_kernels *kernels;
     moe_pool *pool;
     bool reproducible;
@@ -82,7 +84,9 @@ typedef struct cpu_device {
     float *expert_weight;  /* (n_rows, n_experts_used) */
     int32_t *slot_of;      /* (n_rows, n_experts_used): slot that holds this expert's output */
     int32_t *slot_row;     /* (n_slots): row of each slot, slots sorted by expert */
-    int32_t *expert_begin; /* (n_experts + 1): first slot of each expert */
+    int32_t *experts;      /* (n_experts): those that the step uses */
+    int32_t *expert_begin; /* (n_experts + 1): first slot of each of these */
+    int32_t *expert_place; /* (n_experts): where an expert stands among them, -1: nowhere */
     float *gate, *up;      /* dense (n_rows, n_ff) */
     float *shared_gate, *shared_up; /* (n_rows, n_ff_shared) */
     float *expert_gate, *expert_up; /* (n_slots, n_ff) */
@@ -148,11 +152,12 @@ const float *cpu_encoder_state(const cpu_device *d, int row);
 
 /* Device operations; see moe_device_ops. */
 void cpu_attention(moe_device *device, const moe_step *step, int layer, moe_buffer src);
-void cpu_feed_forward(moe_device *device, const moe_step *step, int layer, moe_buffer src);
+moe_status cpu_feed_forward(moe_device *device, const moe_step *step, int layer, moe_buffer src,
+                            const moe_cancel *cancel, moe_error *err);
 float *cpu_buffer(cpu_device *d, moe_buffer which);
 
 /* The CPU device for one model.  All arguments must outlive it. */
-moe_status moe_cpu_device_create(const moe_model_spec *spec, const moe_weights *weights,
+moe_status moe_cpu_device_create(const moe_model_spec *spec, moe_resident *resident,
                                  const moe_kernels *kernels, moe_pool *pool, bool reproducible,
                                  moe_device **out, moe_error *err);
 

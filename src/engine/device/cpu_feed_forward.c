@@ -3,8 +3,11 @@
  *
  * Tokens are grouped by expert: every (token, rank) pair becomes a slot, slots are sorted by
  * expert, and the experts' products run as one parallel loop.  Behind the router four loops make a
- * layer: gate and up; activation; quantisation; down.  Shared experts ride along in the same loops.  Outputs
- * are combined per token in rank order, the shared experts first.
+ * layer: gate and up; activation; quantisation; down.  Shared experts ride along in the same loops.
+ * Outputs are combined per token in rank order, the shared experts first.
+ *
+ * Where the cache can't hold all experts that a step uses at once, they are computed in
+ * portions, each with its share of the slots; the sums are the same.
  */
 #include <string.h>
 
@@ -90,44 +93,75 @@ static void route_rows(void *arg, int64_t begin, int64_t end, int thread)
                   d->expert_weight + t * moe->n_experts_used);
 }
 
-/* Sorts the (row, rank) pairs by expert, rows ascending within each: a counting sort. */
-static void group_by_expert(cpu_device *d, int n_rows)
+/* Lists the experts that the step uses, in ascending order; returns how many. */
+static int list_experts(cpu_device *d, int n_rows)
+{
+    const moe_moe_spec *moe = &d->spec->moe;
+    int n = 0;
+
+    for (int e = 0; e < moe->n_experts; e++)
+        d->expert_place[e] = -1;
+    for (int i = 0; i < n_rows * moe->n_experts_used; i++)
+        d->expert_place[d->expert_id[i]] = 0;
+    for (int e = 0; e < moe->n_experts; e++)
+        if (d->expert_place[e] == 0)
+            d->experts[n++] = e;
+    return n;
+}
+
+/* Gives the (row, rank) pairs of n experts slots from first_slot on, sorted by their order in the
+ * list, rows ascending within each: a counting sort.  Returns the end of the slots. */
+static int32_t group_by_expert(cpu_device *d, int n_rows, const int32_t *experts, int n,
+                               int32_t first_slot)
 {
     const moe_moe_spec *moe = &d->spec->moe;
     const int n_pairs = n_rows * moe->n_experts_used;
     int32_t *begin = d->expert_begin;
 
-    memset(begin, 0, sizeof(*begin) * (size_t)(moe->n_experts + 1));
-    for (int i = 0; i < n_pairs; i++)
-        begin[d->expert_id[i] + 1]++;
     for (int e = 0; e < moe->n_experts; e++)
-        begin[e + 1] += begin[e];
+        d->expert_place[e] = -1;
+    for (int i = 0; i < n; i++)
+        d->expert_place[experts[i]] = i;
+    memset(begin, 0, sizeof(*begin) * (size_t)(n + 1));
+    begin[0] = first_slot;
+    for (int i = 0; i < n_pairs; i++)
+        if (d->expert_place[d->expert_id[i]] >= 0)
+            begin[d->expert_place[d->expert_id[i]] + 1]++;
+    for (int i = 0; i < n; i++)
+        begin[i + 1] += begin[i];
     for (int i = 0; i < n_pairs; i++) {
-        const int slot = begin[d->expert_id[i]]++;
+        const int32_t place = d->expert_place[d->expert_id[i]];
 
-        d->slot_of[i] = slot;
-        d->slot_row[slot] = i / moe->n_experts_used;
+        if (place >= 0) {
+            const int32_t slot = begin[place]++;
+
+            d->slot_of[i] = slot;
+            d->slot_row[slot] = i / moe->n_experts_used;
+        }
     }
-    memmove(begin + 1, begin, sizeof(*begin) * (size_t)moe->n_experts);
-    begin[0] = 0;
+    memmove(begin + 1, begin, sizeof(*begin) * (size_t)n);
+    begin[0] = first_slot;
+    return begin[n];
 }
 
-/* A product of expert e over its slots. */
+/* A product of the expert at a place of the portion, over its slots.  The rows of x are `rows`, or
+ * counted from the portion's first slot if that is NULL. */
 static cpu_product expert_product(const cpu_device *d, const moe_step *step, const moe_slot *slot,
-                                  int e, const cpu_acts *x, const int32_t *rows, float *y)
+                                  const int32_t *experts, int place, const cpu_acts *x,
+                                  const int32_t *rows, float *y)
 {
-    const int begin = d->expert_begin[e], end = d->expert_begin[e + 1];
+    const int32_t begin = d->expert_begin[place], end = d->expert_begin[place + 1];
     int prefill = 0;
 
     while (begin + prefill < end && d->slot_row[begin + prefill] < step->n_prefill)
         prefill++;
     return (cpu_product){
-        .w = moe_slot_matrix(d->weights, slot, e),
+        .w = moe_slot_matrix(d->weights, slot, experts[place]),
         .x = &x->act,
-        .rows = rows + begin,
+        .rows = rows != NULL ? rows + begin : d->identity + (begin - d->expert_begin[0]),
         .n_tokens = end - begin,
         .n_fast = prefill,
-        .y = y + begin * slot->n_rows,
+        .y = y + (int64_t)begin * slot->n_rows,
         .ldy = slot->n_rows,
     };
 }
@@ -158,13 +192,11 @@ static void combine_rows(void *arg, int64_t begin, int64_t end, int thread)
     }
 }
 
-static void experts(cpu_device *d, const moe_step *step, const moe_slot *slots, const float *src)
+/* Routes all rows. */
+static void route(cpu_device *d, const moe_step *step, const moe_slot *slots, const float *src)
 {
     const moe_moe_spec *moe = &d->spec->moe;
-    const bool shared = moe->n_ff_shared > 0;
-    const int64_t n_slots = (int64_t)step->n_rows * moe->n_experts_used;
-    route_job route = {d, moe_slot_vector(d->weights, &slots[MOE_ROUTER_SELECT_BIAS])};
-    combine_job combine = {d, shared};
+    route_job job = {d, moe_slot_vector(d->weights, &slots[MOE_ROUTER_SELECT_BIAS])};
     cpu_product *products = d->products;
     int n = 0;
 
@@ -181,28 +213,37 @@ static void experts(cpu_device *d, const moe_step *step, const moe_slot *slots, 
     cpu_run_products(d, products, n);
     if (moe->shared_gate)
         d->kernels->sigmoid(d->shared_weight, step->n_rows, d->shared_weight);
-    cpu_for_rows(d, route_rows, &route, step->n_rows);
-    group_by_expert(d, step->n_rows);
+    cpu_for_rows(d, route_rows, &job, step->n_rows);
+}
 
-    n = 0;
+/* The outputs of some experts, in slots from first_slot on, and of the shared ones if they are to
+ * ride along.  Returns the end of the slots. */
+static int32_t compute_portion(cpu_device *d, const moe_step *step, const moe_slot *slots,
+                               const int32_t *experts, int n_experts, int32_t first_slot,
+                               bool shared)
+{
+    const moe_moe_spec *moe = &d->spec->moe;
+    const int32_t end = group_by_expert(d, step->n_rows, experts, n_experts, first_slot);
+    const int64_t first_float = (int64_t)first_slot * moe->n_ff;
+    cpu_product *products = d->products;
+    int n = 0;
+
     if (shared) {
         products[n++] =
             cpu_prompt_product(d, step, &slots[MOE_SHARED_GATE], NULL, &d->in, d->shared_gate);
         products[n++] =
             cpu_prompt_product(d, step, &slots[MOE_SHARED_UP], NULL, &d->in, d->shared_up);
     }
-    for (int e = 0; e < moe->n_experts; e++) {
-        if (d->expert_begin[e] == d->expert_begin[e + 1])
-            continue;
-        products[n++] = expert_product(d, step, &slots[MOE_EXPERT_GATE], e, &d->in, d->slot_row,
-                                       d->expert_gate);
-        products[n++] =
-            expert_product(d, step, &slots[MOE_EXPERT_UP], e, &d->in, d->slot_row, d->expert_up);
+    for (int i = 0; i < n_experts; i++) {
+        products[n++] = expert_product(d, step, &slots[MOE_EXPERT_GATE], experts, i, &d->in,
+                                       d->slot_row, d->expert_gate);
+        products[n++] = expert_product(d, step, &slots[MOE_EXPERT_UP], experts, i, &d->in,
+                                       d->slot_row, d->expert_up);
     }
     cpu_run_products(d, products, n);
 
-    activate(d, step, &d->hidden, d->expert_gate, d->expert_up, n_slots, moe->n_ff,
-             &slots[MOE_EXPERT_DOWN]);
+    activate(d, step, &d->hidden, d->expert_gate + first_float, d->expert_up + first_float,
+             end - first_slot, moe->n_ff, &slots[MOE_EXPERT_DOWN]);
     if (shared)
         activate(d, step, &d->shared, d->shared_gate, d->shared_up, step->n_rows, moe->n_ff_shared,
                  &slots[MOE_SHARED_DOWN]);
@@ -211,20 +252,47 @@ static void experts(cpu_device *d, const moe_step *step, const moe_slot *slots, 
     if (shared)
         products[n++] =
             cpu_prompt_product(d, step, &slots[MOE_SHARED_DOWN], NULL, &d->shared, d->a);
-    for (int e = 0; e < moe->n_experts; e++)
-        if (d->expert_begin[e] < d->expert_begin[e + 1])
-            products[n++] = expert_product(d, step, &slots[MOE_EXPERT_DOWN], e, &d->hidden,
-                                           d->identity, d->expert_out);
+    for (int i = 0; i < n_experts; i++)
+        products[n++] = expert_product(d, step, &slots[MOE_EXPERT_DOWN], experts, i, &d->hidden,
+                                       NULL, d->expert_out);
     cpu_run_products(d, products, n);
-    cpu_for_rows(d, combine_rows, &combine, step->n_rows);
+    return end;
 }
 
-void cpu_feed_forward(moe_device *device, const moe_step *step, int layer, moe_buffer src)
+static moe_status experts(cpu_device *d, const moe_step *step, int layer, const float *src,
+                          const moe_cancel *cancel, moe_error *err)
+{
+    const moe_slot *slots = d->weights->layers[layer];
+    const bool shared = d->spec->moe.n_ff_shared > 0;
+    combine_job combine = {d, shared};
+    int32_t *rest = d->experts;
+    int32_t slot = 0;
+    int n, n_pinned;
+
+    route(d, step, slots, src);
+    n = list_experts(d, step->n_rows);
+    for (bool first = true; n > 0; first = false) {
+        moe_status status =
+            moe_resident_pin(d->resident, layer, rest, n, first, cancel, &n_pinned, err);
+
+        if (status != MOE_OK)
+            return status;
+        slot = compute_portion(d, step, slots, rest, n_pinned, slot, shared && first);
+        moe_resident_unpin(d->resident, layer, rest, n_pinned);
+        rest += n_pinned;
+        n -= n_pinned;
+    }
+    cpu_for_rows(d, combine_rows, &combine, step->n_rows);
+    return MOE_OK;
+}
+
+moe_status cpu_feed_forward(moe_device *device, const moe_step *step, int layer, moe_buffer src,
+                            const moe_cancel *cancel, moe_error *err)
 {
     cpu_device *d = (cpu_device *)device;
 
     if (d->spec->layers[layer].is_moe)
-        experts(d, step, d->weights->layers[layer], cpu_buffer(d, src));
-    else
-        dense(d, step, d->weights->layers[layer], cpu_buffer(d, src));
+        return experts(d, step, layer, cpu_buffer(d, src), cancel, err);
+    dense(d, step, d->weights->layers[layer], cpu_buffer(d, src));
+    return MOE_OK;
 }

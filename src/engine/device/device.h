@@ -41,9 +41,13 @@ typedef struct moe_device moe_device;
 
 typedef struct moe_device_ops {
     const char *name;
-    /* Makes room for a step of n_rows rows; the only operation that can fail. */
+    /* Makes room for a step of n_rows rows.  This, fetch and feed_forward can fail; encode can be
+     * cancelled. */
     moe_status (*begin)(moe_device *d, const moe_step *step, moe_error *err);
     void (*end)(moe_device *d);
+    /* Brings the dense weights of a layer (-1: of the whole model) to where operations on the layer
+     * find them; to be called before those in every step. */
+    moe_status (*fetch)(moe_device *d, int layer, const moe_cancel *cancel, moe_error *err);
     /* X = embeddings of the tokens (and positions and token type 0, where the model has them). */
     void (*embed)(moe_device *d, const moe_step *step);
     /* dst = norm(src) with a weight slot and its bias slot; a copy if the weight slot is absent. */
@@ -52,8 +56,10 @@ typedef struct moe_device_ops {
     /* A = attention sub-layer over src: projections, rope, KV append, attention, output projection.
      */
     void (*attention)(moe_device *d, const moe_step *step, int layer, moe_buffer src);
-    /* A = feed-forward sub-layer over src: dense, or router and experts as one operation. */
-    void (*feed_forward)(moe_device *d, const moe_step *step, int layer, moe_buffer src);
+    /* A = feed-forward sub-layer over src: dense, or router and experts as one operation, which
+     * brings the chosen experts' weights itself. */
+    moe_status (*feed_forward)(moe_device *d, const moe_step *step, int layer, moe_buffer src,
+                               const moe_cancel *cancel, moe_error *err);
     /* X += A * residual_scale. */
     void (*residual)(moe_device *d, const moe_step *step);
     /* All of an encoder's pass, up to the pooled sums, instead of the operations above and pool; H

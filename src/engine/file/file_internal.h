@@ -8,6 +8,8 @@
 #ifndef MOE_FILE_INTERNAL_H
 #define MOE_FILE_INTERNAL_H
 
+#include <time.h>
+
 #include "model_file.h"
 
 /* Limits on what an open may cost, well beyond real models (DeepSeek-V3 as safetensors: 91,000
@@ -48,7 +50,8 @@ void moe_names_free(moe_names *names);
 typedef struct moe_part {
     int fd;
     uint64_t size;
-    char *name; /* for messages; malloc'ed */
+    struct timespec modified; /* when it was opened */
+    char *name;               /* for messages; malloc'ed */
 } moe_part;
 
 /* "folder/name", malloc'ed. */
@@ -66,7 +69,10 @@ moe_status moe_part_open(const char *path, const char *name, bool optional, moe_
                          moe_error *err);
 void moe_part_close(moe_part *part);
 
-/* Reads exactly len bytes at `offset`; the file's end before that is MOE_ERR_FORMAT. */
+/* MOE_ERR_IO if the file's size or modification time is no longer what the part says. */
+moe_status moe_part_check(const moe_part *part, moe_error *err);
+
+/* Reads exactly len bytes at `offset`; the file's end before that is MOE_ERR_IO. */
 moe_status moe_part_read(const moe_part *part, uint64_t offset, size_t len, void *dst,
                          moe_error *err);
 

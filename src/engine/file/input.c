@@ -83,7 +83,8 @@ moe_status moe_part_open(const char *path, const char *name, bool optional, moe_
     } else {
         char *copy = strdup(name);
         if (copy != NULL) {
-            *out = (moe_part){.fd = fd, .size = (uint64_t)st.st_size, .name = copy};
+            *out = (moe_part){
+                .fd = fd, .size = (uint64_t)st.st_size, .modified = st.st_mtim, .name = copy};
             return MOE_OK;
         }
         moe_fail_memory(err, strlen(name) + 1);
@@ -101,6 +102,21 @@ void moe_part_close(moe_part *part)
     *part = (moe_part){.fd = -1};
 }
 
+moe_status moe_part_check(const moe_part *part, moe_error *err)
+{
+    struct stat st;
+    if (part->fd < 0)
+        return MOE_OK;
+    if (fstat(part->fd, &st) != 0)
+        return moe_fail_errno(err, part->name);
+    if ((uint64_t)st.st_size == part->size && st.st_mtim.tv_sec == part->modified.tv_sec &&
+        st.st_mtim.tv_nsec == part->modified.tv_nsec)
+        return MOE_OK;
+    moe_fail(err, MOE_ERR_IO, "file \"%s\" has changed while the model is open", part->name);
+    return moe_hint(err, "Replace a model's file by renaming a new one over it; writing into it "
+                         "changes it under the sessions that read it.");
+}
+
 moe_status moe_part_read(const moe_part *part, uint64_t offset, size_t len, void *dst,
                          moe_error *err)
 {
@@ -111,7 +127,7 @@ moe_status moe_part_read(const moe_part *part, uint64_t offset, size_t len, void
         if (n < 0)
             return moe_fail_errno(err, part->name);
         if (n == 0) {
-            moe_fail(err, MOE_ERR_FORMAT, "file \"%s\" ends at byte %llu while it is being read",
+            moe_fail(err, MOE_ERR_IO, "file \"%s\" ends at byte %llu while it is being read",
                      part->name, (unsigned long long)(offset + done));
             return moe_hint(err,
                             "The file was truncated after it had been opened; fetch it again.");

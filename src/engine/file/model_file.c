@@ -258,23 +258,79 @@ moe_status moe_file_open(const char *path, moe_file **out, moe_error *err)
     return MOE_OK;
 }
 
+/* Frees everything but the parts and the tensors. */
+static void free_metadata(moe_file *file)
+{
+    for (size_t i = 0; file->json != NULL && i < moe_hf_n_json; i++)
+        json_decref(file->json[i]);
+    free(file->json);
+    free(file->chat_template);
+    free(file->by_name);
+    free(file->metas);
+    moe_arena_free(&file->arena);
+    file->json = NULL;
+    file->chat_template = NULL;
+    file->by_name = NULL;
+    file->metas = NULL;
+    file->n_metas = 0;
+}
+
 void moe_file_close(moe_file *file)
 {
     if (file == NULL)
         return;
     for (size_t i = 0; i < file->n_parts; i++)
         moe_part_close(&file->parts[i]);
-    for (size_t i = 0; file->json != NULL && i < moe_hf_n_json; i++)
-        json_decref(file->json[i]);
-    free(file->json);
-    free(file->chat_template);
+    free_metadata(file);
     free(file->parts);
     free(file->tensors);
-    free(file->by_name);
-    free(file->metas);
     free(file->name);
-    moe_arena_free(&file->arena);
     free(file);
+}
+
+moe_status moe_file_forget_metadata(moe_file *file, moe_error *err)
+{
+    moe_arena names = {0};
+    size_t total = 0;
+    for (size_t i = 0; i < file->n_tensors; i++)
+        total += strlen(file->tensors[i].name) + 1;
+    char *name = moe_arena_alloc(&names, total);
+    if (name == NULL)
+        return moe_fail_memory(err, total);
+    for (size_t i = 0; i < file->n_tensors; i++) {
+        size_t len = strlen(file->tensors[i].name) + 1;
+        file->tensors[i].name = memcpy(name, file->tensors[i].name, len);
+        name += len;
+    }
+    free_metadata(file);
+    file->arena = names;
+    return MOE_OK;
+}
+
+moe_status moe_file_check(const moe_file *file, moe_error *err)
+{
+    moe_status status = MOE_OK;
+    for (size_t i = 0; i < file->n_parts && status == MOE_OK; i++)
+        status = moe_part_check(&file->parts[i], err);
+    return status;
+}
+
+void moe_file_accept(moe_file *file)
+{
+    struct stat st;
+    for (size_t i = 0; i < file->n_parts; i++) {
+        if (file->parts[i].fd >= 0 && fstat(file->parts[i].fd, &st) == 0 &&
+            (uint64_t)st.st_size == file->parts[i].size)
+            file->parts[i].modified = st.st_mtim;
+    }
+}
+
+int moe_file_descriptors(const moe_file *file)
+{
+    int n = 0;
+    for (size_t i = 0; i < file->n_parts; i++)
+        n += file->parts[i].fd >= 0;
+    return n;
 }
 
 moe_file_format moe_file_format_of(const moe_file *file)

@@ -80,6 +80,17 @@ const moe_tensor *moe_file_tensor_at(const moe_file *file, size_t i);
 moe_status moe_file_read(const moe_file *file, const moe_tensor *tensor, uint64_t offset,
                          size_t len, void *dst, moe_error *err);
 
+/* Gives back what only opening a model needs: metadata, JSON, the chat template and the look-up by
+ * name.  Afterwards tensors that were found can be read, and nothing else works. */
+moe_status moe_file_forget_metadata(moe_file *file, moe_error *err);
+
+/* MOE_ERR_IO if a file has another size or modification time than when it was opened, or accepted
+ * since: what is read from now on may be something else. */
+moe_status moe_file_check(const moe_file *file, moe_error *err);
+/* Takes the files as they are now, which the caller has verified. */
+void moe_file_accept(moe_file *file);
+int moe_file_descriptors(const moe_file *file); /* that it holds open */
+
 /* GGUF metadata by key; NULL if absent or not a GGUF. */
 const moe_meta *moe_file_meta(const moe_file *file, const char *key);
 

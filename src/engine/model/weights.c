@@ -1,5 +1,5 @@
 /*
- * Slots: binding tensors to them, checking that they are whole, and laying them out in the block.
+ * Slots: binding tensors to them, checking that they are whole, and laying them out in units.
  *
  * The pieces of a slot live in an array that doubles whenever its length is a power of two.  The
  * slots belong to the moe_weights, the tensors to the file.
@@ -11,7 +11,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLOT_ALIGN = 64 };
+enum {
+    SLOT_ALIGN = 64,
+    MAX_UNITS = 1 << 22 /* DeepSeek-V3 has 14,910 */
+};
 
 moe_status moe_weights_init(moe_weights *w, int n_layers, moe_error *err)
 {
@@ -36,6 +39,8 @@ void moe_weights_free(moe_weights *w)
         for (int s = 0; s < MOE_N_LAYER_SLOTS; s++)
             free(w->layers[l][s].pieces);
     free(w->layers);
+    free(w->units);
+    free(w->at);
     memset(w, 0, sizeof *w);
 }
 
@@ -260,7 +265,6 @@ typedef struct tally {
         size_t bytes;
     } types[32]; /* more than there are computable types */
     int n_types;
-    size_t end; /* of the block so far */
 } tally;
 
 static moe_status fail_type(const moe_slot *slot, moe_error *err)
@@ -332,8 +336,8 @@ static void count_type(tally *t, const moe_slot *slot)
     t->types[i].bytes += n_elements / (size_t)info->block_columns * (size_t)info->block_bytes;
 }
 
-/* Puts the slot at the block's end. */
-static moe_status place(moe_slot *slot, tally *t, moe_error *err)
+/* Puts the slot, or one matrix of it if each has a unit of its own, at the unit's end. */
+static moe_status place(moe_slot *slot, int32_t unit, bool own_units, size_t *end, moe_error *err)
 {
     size_t bytes, all;
     moe_status status;
@@ -343,37 +347,10 @@ static moe_status place(moe_slot *slot, tally *t, moe_error *err)
     status = slot_bytes(slot, &bytes, err);
     if (status != MOE_OK)
         return status;
-    slot->offset = t->end;
-    slot->mat_stride = bytes;
-    if (!moe_mul(bytes, (size_t)slot->n_mats, &all) || !moe_add(t->end, all, &t->end))
-        return moe_fail(err, MOE_ERR_FORMAT, "the weights are too large for memory addresses");
-    return MOE_OK;
-}
-
-/* Puts a layer's experts at the block's end, gate, up and down of an expert side by side. */
-static moe_status place_experts(moe_slot *slots, tally *t, moe_error *err)
-{
-    moe_slot *const parts[] = {&slots[MOE_EXPERT_GATE], &slots[MOE_EXPERT_UP],
-                               &slots[MOE_EXPERT_DOWN]};
-    size_t unit = 0, all;
-
-    if (!parts[0]->present)
-        return MOE_OK;
-    for (int i = 0; i < 3; i++) {
-        size_t bytes;
-        moe_status status = slot_bytes(parts[i], &bytes, err);
-
-        if (status != MOE_OK)
-            return status;
-        parts[i]->offset = unit;
-        if (!moe_add(unit, bytes, &unit))
-            return moe_fail(err, MOE_ERR_FORMAT, "an expert is too large for memory addresses");
-    }
-    for (int i = 0; i < 3; i++) {
-        parts[i]->mat_stride = unit;
-        parts[i]->offset += t->end;
-    }
-    if (!moe_mul(unit, (size_t)parts[0]->n_mats, &all) || !moe_add(t->end, all, &t->end))
+    slot->unit = unit;
+    slot->offset = *end;
+    slot->mat_stride = own_units ? 0 : bytes;
+    if (!moe_mul(bytes, own_units ? 1 : (size_t)slot->n_mats, &all) || !moe_add(*end, all, end))
         return moe_fail(err, MOE_ERR_FORMAT, "the weights are too large for memory addresses");
     return MOE_OK;
 }
@@ -412,32 +389,83 @@ static void count_params(moe_weights *w, const moe_model_spec *spec)
     w->n_params_active = active;
 }
 
+/* Makes room for the units: one per dense part and expert. */
+static moe_status allocate_units(moe_weights *w, moe_error *err)
+{
+    int64_t n = 1 + (int64_t)w->n_layers;
+
+    w->n_dense = (int32_t)n;
+    for (int l = 0; l < w->n_layers; l++)
+        n += w->layers[l][MOE_EXPERT_UP].present ? w->layers[l][MOE_EXPERT_UP].n_mats : 0;
+    if (n > MAX_UNITS)
+        return moe_fail(err, MOE_ERR_UNSUPPORTED, "the model has more than %d experts in all",
+                        MAX_UNITS);
+    free(w->units);
+    free(w->at);
+    w->n_units = 0;
+    w->units = calloc((size_t)n, sizeof *w->units);
+    w->at = calloc((size_t)n, sizeof *w->at);
+    if (w->units == NULL || w->at == NULL)
+        return moe_fail_memory(err, (size_t)n * sizeof *w->units);
+    return MOE_OK;
+}
+
+static moe_status add_unit(moe_weights *w, int layer, int expert, size_t bytes, moe_error *err)
+{
+    w->units[w->n_units++] = (moe_weight_unit){layer, expert, bytes};
+    if (!moe_add(w->size, bytes, &w->size))
+        return moe_fail(err, MOE_ERR_FORMAT, "the weights are too large for memory addresses");
+    return MOE_OK;
+}
+
+/* The dense part of a layer, or what belongs to the whole model. */
+static moe_status place_dense(moe_weights *w, int layer, moe_error *err)
+{
+    moe_slot *slots = layer < 0 ? w->global : w->layers[layer];
+    const int n = layer < 0 ? MOE_N_GLOBAL_SLOTS : MOE_N_LAYER_SLOTS;
+    moe_status status = MOE_OK;
+    size_t bytes = 0;
+
+    for (int s = 0; s < n && status == MOE_OK; s++)
+        if (layer < 0 || !is_expert_slot(s))
+            status = place(&slots[s], w->n_units, false, &bytes, err);
+    return status == MOE_OK ? add_unit(w, layer, -1, bytes, err) : status;
+}
+
+static moe_status place_experts(moe_weights *w, int layer, moe_error *err)
+{
+    moe_slot *slots = w->layers[layer];
+    moe_status status = MOE_OK;
+    size_t bytes = 0;
+
+    for (int s = 0; s < MOE_N_LAYER_SLOTS && status == MOE_OK; s++)
+        if (is_expert_slot(s))
+            status = place(&slots[s], w->n_units, true, &bytes, err);
+    if (slots[MOE_EXPERT_UP].present)
+        for (int e = 0; e < slots[MOE_EXPERT_UP].n_mats && status == MOE_OK; e++)
+            status = add_unit(w, layer, e, bytes, err);
+    return status;
+}
+
 moe_status moe_weights_layout(moe_weights *w, const moe_model_spec *spec, moe_error *err)
 {
     tally t = {.n_types = 0};
-    moe_status status;
+    moe_status status = allocate_units(w, err);
     size_t most = 0;
 
-    for (int s = 0; s < MOE_N_GLOBAL_SLOTS; s++) {
-        status = place(&w->global[s], &t, err);
-        if (status != MOE_OK)
-            return status;
+    w->size = 0;
+    for (int l = -1; l < w->n_layers && status == MOE_OK; l++)
+        status = place_dense(w, l, err);
+    for (int l = 0; l < w->n_layers && status == MOE_OK; l++)
+        status = place_experts(w, l, err);
+    if (status != MOE_OK)
+        return status;
+    for (int s = 0; s < MOE_N_GLOBAL_SLOTS; s++)
         if (!is_table(w, spec, s))
             count_type(&t, &w->global[s]);
-    }
-    for (int l = 0; l < w->n_layers; l++) {
-        for (int s = 0; s < MOE_N_LAYER_SLOTS; s++) {
-            status = is_expert_slot(s) ? MOE_OK : place(&w->layers[l][s], &t, err);
-            if (status != MOE_OK)
-                return status;
-        }
-        status = place_experts(w->layers[l], &t, err);
-        if (status != MOE_OK)
-            return status;
+    for (int l = 0; l < w->n_layers; l++)
         for (int s = 0; s < MOE_N_LAYER_SLOTS; s++)
             count_type(&t, &w->layers[l][s]);
-    }
-    w->size = t.end;
     count_params(w, spec);
     for (int i = 0; i < t.n_types; i++) {
         if (t.types[i].bytes > most) {
@@ -452,11 +480,13 @@ moe_status moe_weights_layout(moe_weights *w, const moe_model_spec *spec, moe_er
 
 moe_matrix moe_slot_matrix(const moe_weights *w, const moe_slot *slot, int64_t i)
 {
+    const char *unit = w->at[slot->unit + (slot->mat_stride == 0 ? i : 0)];
+
     return (moe_matrix){slot->type, slot->n_rows, slot->n_cols,
-                        w->block + slot->offset + (size_t)i * slot->mat_stride};
+                        unit + slot->offset + (size_t)i * slot->mat_stride};
 }
 
 const float *moe_slot_vector(const moe_weights *w, const moe_slot *slot)
 {
-    return slot->present ? (const float *)(const void *)(w->block + slot->offset) : NULL;
+    return slot->present ? (const float *)(const void *)(w->at[slot->unit] + slot->offset) : NULL;
 }

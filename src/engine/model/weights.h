@@ -1,16 +1,16 @@
 /*
- * The weights of a model: slots that a family binds to tensors, and one contiguous block that holds
- * them in packed form.
+ * The weights of a model: slots that a family binds to tensors, and units that hold them in packed
+ * form.
  *
  * A matrix slot holds n_mats matrices of (n_rows, n_cols), all of one type: n_mats is the number of
  * experts or of heads, 1 otherwise.  A vector slot holds n_cols float32 values.  Each slot lists
  * the pieces of file tensors that make it up, so that per-expert tensors, fused tensors and split
- * kv_b matrices all end in the same form.  The block can live in memory shared by processes; it
- * holds no pointers.
+ * kv_b matrices all end in the same form.
  *
- * Layout of the block: a moe_weight_unit per layer's dense part and per expert, in layer order,
- * each slot 64-byte aligned; so a unit is one contiguous range of bytes (the unit of the expert
- * cache).
+ * A unit is one contiguous range of bytes, its slots 64-byte aligned: what belongs to the whole
+ * model, the dense part of one layer, or one expert of one layer (gate, up and down).  Units are
+ * what the cache keeps, so each may lie anywhere in memory that processes share; none
+ * holds pointers.  Where they lie in this process is told by moe_weights.at.
  */
 #ifndef MOE_WEIGHTS_H
 #define MOE_WEIGHTS_H
@@ -87,16 +87,24 @@ typedef struct moe_slot {
     int64_t n_mats, n_rows, n_cols;
     moe_piece *pieces; /* in order; together n_mats * n_rows rows */
     int n_pieces;
-    size_t offset;     /* of matrix 0, from the block's start */
-    size_t mat_stride; /* bytes from one matrix to the next: experts lie in units of their own */
+    int32_t unit;      /* that holds it; matrix i of experts lies in unit + i */
+    size_t offset;     /* of matrix 0, from the unit's start */
+    size_t mat_stride; /* bytes from one matrix to the next in the unit; 0: one matrix per unit */
 } moe_slot;
+
+typedef struct moe_weight_unit {
+    int32_t layer, expert; /* -1: the whole model, a dense part */
+    size_t bytes;          /* a multiple of 64 */
+} moe_weight_unit;
 
 typedef struct moe_weights {
     int n_layers;
     moe_slot global[MOE_N_GLOBAL_SLOTS];
     moe_slot (*layers)[MOE_N_LAYER_SLOTS]; /* (n_layers) */
-    size_t size;                           /* of the block, known after moe_weights_layout */
-    const char *block;                     /* NULL until loaded */
+    int32_t n_units, n_dense; /* dense ones first: 0 is the whole model's, 1 + l layer l's */
+    moe_weight_unit *units;   /* (n_units), known after moe_weights_layout */
+    char **at;                /* (n_units) addresses in this process; NULL: not in memory */
+    size_t size;              /* of all units */
     int64_t n_params;                      /* all, a tied output head counted once */
     int64_t n_params_active; /* read per token: without tables that are only looked up in, and
                               * n_experts_used / n_experts of the experts */
@@ -131,20 +139,30 @@ moe_status moe_bind_vector_piece(moe_slot *slot, const moe_tensor *tensor, int64
 void moe_weights_quantize(moe_weights *w, const moe_model_spec *spec, moe_type type);
 
 /* Checks that every slot is complete and of a type the kernels compute with (columns a multiple of
- * the block), counts parameters, assigns offsets. */
+ * the block), counts parameters, makes units. */
 moe_status moe_weights_layout(moe_weights *w, const moe_model_spec *spec, moe_error *err);
 
-/* Private memory for the block: to be freed with free(). */
-moe_status moe_weights_allocate(const moe_weights *w, void **block, moe_error *err);
+/* The unit that holds the dense part of a layer. */
+static inline int32_t moe_dense_unit(int layer)
+{
+    return 1 + layer;
+}
 
-/* Reads and packs all slots into block (w->size bytes, 64-byte aligned), on all threads of the pool
- * and with the packing of kernels.  cancel is asked by the calling thread only. */
-moe_status moe_weights_load(moe_weights *w, const moe_file *file, void *block,
-                            const moe_kernels *kernels, moe_pool *pool, const moe_cancel *cancel,
-                            moe_error *err);
+typedef struct moe_loader moe_loader;
 
-/* Matrix i of a present matrix slot of loaded weights, and the floats of a vector slot (NULL if
- * absent). */
+/* Reads and packs units with the packing of kernels, on all threads of the pool.  All arguments
+ * must outlive it. */
+moe_status moe_loader_create(const moe_weights *w, const moe_file *file, const moe_kernels *kernels,
+                             moe_pool *pool, moe_loader **out, moe_error *err);
+void moe_loader_free(moe_loader *loader);
+
+/* Fills n units at their addresses (w->at, 64-byte aligned).  cancel is asked by the calling thread
+ * only.  After an error what they hold is undefined. */
+moe_status moe_loader_run(moe_loader *loader, const int32_t *units, int n, const moe_cancel *cancel,
+                          moe_error *err);
+
+/* Matrix i of a present matrix slot, and the floats of a vector slot (NULL if absent).  The unit
+ * must be in memory. */
 moe_matrix moe_slot_matrix(const moe_weights *w, const moe_slot *slot, int64_t i);
 const float *moe_slot_vector(const moe_weights *w, const moe_slot *slot);
 

@@ -1,16 +1,17 @@
 /*
- * Reading tensors and packing them into the block.
+ * Reading tensors and packing them into units.
  *
- * The work is cut into tasks that the threads of a pool take one by one, in the order of the slots:
- * a vector, a transposed piece, or a chunk of rows of one matrix.  A chunk is small enough for what
- * was read to be still in a core's cache when it is packed.  Each thread has a buffer for a chunk;
- * only transposed pieces are held as a whole, and those are one attention head's.
+ * The work is cut into tasks that the threads of a pool take one by one, in the order of the units
+ * and their slots: a vector, a transposed piece, or a chunk of rows of one matrix.  A chunk is
+ * small enough for what was read to be still in a core's cache when it is packed.  Each thread has
+ * a buffer for a chunk; only transposed pieces are held as a whole, and those are one attention
+ * head's.
  *
  * The first task that fails ends the loading: no thread begins another one.  Cancelling is looked
  * at before each task of the calling thread, and by no other thread.
  *
  * Most of the time goes into memory traffic: zeroed pages from the kernel, the copy out of the page
- * cache, the packed bytes.  So the pages of the block are asked for in large stretches first.
+ * cache, the packed bytes.  So the pages of large units are asked for in large stretches first.
  *
  * A slot whose type is not that of its elements is quantised on the way, a group of rows at a time.
  */
@@ -30,32 +31,45 @@
 
 enum {
     CHUNK_BYTES = 256 << 10,
-    HUGE_PAGE = 2 << 20,
-    POPULATE_BYTES = HUGE_PAGE,
+    POPULATE_BYTES = 2 << 20, /* a huge page */
 };
 
-/* A present slot and the number of its first task. */
+/* A present slot of a unit, or one matrix of it, and the number of its first task. */
 typedef struct job {
     const moe_slot *slot;
+    int64_t first_mat, n_mats;
+    char *dst;
     int64_t first_task;
 } job;
 
-typedef struct loader {
+/* A stretch of memory to be populated. */
+typedef struct stretch {
+    char *begin;
+    size_t bytes;
+} stretch;
+
+struct moe_loader {
+    const moe_weights *w;
     const moe_file *file;
     const moe_kernels *kernels;
-    const moe_cancel *cancel;
-    char *block;
-    size_t block_bytes;
-    job *jobs;
-    int n_jobs;
-    int64_t n_tasks;
-    char *buffers; /* (threads, buffer_bytes) */
-    size_t buffer_bytes;
-    atomic_bool failed;
-    moe_error *err; /* of the thread that set failed */
-} loader;
+    moe_pool *pool;
+    size_t buffer_bytes; /* what the largest task needs */
+    char *buffers;       /* (threads, buffer_bytes); NULL until something is loaded */
 
-/* --- tasks ---------------------------------------------------------------------------------- */
+    /* of a run */
+    const moe_cancel *cancel;
+    job *jobs;
+    int n_jobs, max_jobs;
+    int64_t n_tasks;
+    stretch *stretches;
+    int n_stretches, max_stretches;
+    atomic_bool failed;
+    moe_error err; /* of the thread that set failed */
+};
+
+typedef struct moe_loader loader;
+
+/* --- tasks ----------------------------------------------------------------------------------- */
 
 static moe_status load_vector(const loader *ld, const moe_slot *slot, float *dst, moe_error *err)
 {
@@ -226,18 +240,20 @@ static moe_status read_rows(const loader *ld, const moe_slot *slot, int64_t row,
     return MOE_OK;
 }
 
-static moe_status load_chunk(const loader *ld, const moe_slot *slot, int64_t chunk, char *buffer,
+static moe_status load_chunk(const loader *ld, const job *job, int64_t chunk, char *buffer,
                              moe_error *err)
 {
+    const moe_slot *slot = job->slot;
     const int64_t per_matrix = chunks_per_matrix(slot), rows = chunk_rows(slot);
     const int64_t m = chunk / per_matrix, r = chunk % per_matrix * rows;
     const int64_t n = slot->n_rows - r < rows ? slot->n_rows - r : rows;
-    moe_status status = read_rows(ld, slot, m * slot->n_rows + r, n, buffer, err);
+    moe_status status =
+        read_rows(ld, slot, (job->first_mat + m) * slot->n_rows + r, n, buffer, err);
 
     if (status == MOE_OK)
         pack_rows(ld, slot, (moe_type)slot->pieces[0].tensor->type, buffer, n,
                   buffer + chunk_bytes(rows, slot),
-                  ld->block + slot->offset + (size_t)m * slot->mat_stride +
+                  job->dst + (size_t)m * slot->mat_stride +
                       (size_t)(r / MOE_GROUP_ROWS) *
                           moe_packed_group_bytes(slot->type, slot->n_cols));
     return status;
@@ -310,20 +326,20 @@ static moe_status load_transposed(const loader *ld, const moe_slot *slot, const 
     return status;
 }
 
-static int64_t tasks_of(const moe_slot *slot)
+static int64_t tasks_of(const job *job)
 {
-    if (slot->is_vector)
+    if (job->slot->is_vector)
         return 1;
-    if (slot->pieces[0].transposed)
-        return slot->n_pieces;
-    return slot->n_mats * chunks_per_matrix(slot);
+    if (job->slot->pieces[0].transposed)
+        return job->n_mats; /* a piece is a matrix */
+    return job->n_mats * chunks_per_matrix(job->slot);
 }
 
 static moe_status run_task(const loader *ld, int64_t task, char *buffer, moe_error *err)
 {
     int low = 0, high = ld->n_jobs;
     const moe_slot *slot;
-    char *dst;
+    const job *job;
 
     while (high - low > 1) {
         int middle = low + (high - low) / 2;
@@ -333,24 +349,24 @@ static moe_status run_task(const loader *ld, int64_t task, char *buffer, moe_err
         else
             high = middle;
     }
-    slot = ld->jobs[low].slot;
-    task -= ld->jobs[low].first_task;
-    dst = ld->block + slot->offset;
+    job = &ld->jobs[low];
+    slot = job->slot;
+    task -= job->first_task;
     if (slot->is_vector)
-        return load_vector(ld, slot, (float *)(void *)dst, err);
+        return load_vector(ld, slot, (float *)(void *)job->dst, err);
     if (slot->pieces[0].transposed)
-        return load_transposed(ld, slot, &slot->pieces[task], dst + (size_t)task * slot->mat_stride,
-                               err);
-    return load_chunk(ld, slot, task, buffer, err);
+        return load_transposed(ld, slot, &slot->pieces[job->first_mat + task],
+                               job->dst + (size_t)task * slot->mat_stride, err);
+    return load_chunk(ld, job, task, buffer, err);
 }
 
-/* --- threads -------------------------------------------------------------------------------- */
+/* --- threads --------------------------------------------------------------------------------- */
 
 /* Keeps the first error of all threads. */
 static void give_up(loader *ld, const moe_error *err)
 {
     if (!atomic_exchange(&ld->failed, true))
-        *ld->err = *err;
+        ld->err = *err;
 }
 
 /* Asked before each piece of work: is it to be done? */
@@ -359,25 +375,20 @@ static bool goes_on(loader *ld, int thread)
     moe_error err;
 
     if (thread == 0 && moe_cancelled(ld->cancel)) {
-        moe_fail(&err, MOE_ERR_CANCELLED, "loading the model was cancelled");
+        moe_fail(&err, MOE_ERR_CANCELLED, "loading weights was cancelled");
         give_up(ld, &err);
     }
     return !atomic_load_explicit(&ld->failed, memory_order_relaxed);
 }
 
-/* Has the kernel provide stretches [begin, end) of the block, POPULATE_BYTES each: in one go, and
- * by one thread each, that takes a fraction of the time of faults page by page.  Where it can't,
- * the faults will do. */
+/* Has the kernel provide stretches [begin, end) of memory: in one go, and by one thread each, that
+ * takes a fraction of the time of faults page by page.  Where it can't, the faults will do. */
 static void populate(void *arg, int64_t begin, int64_t end, int thread)
 {
     loader *ld = arg;
 
-    for (; begin < end && goes_on(ld, thread); begin++) {
-        size_t from = (size_t)begin * POPULATE_BYTES, left = ld->block_bytes - from;
-
-        madvise(ld->block + from, left < POPULATE_BYTES ? left : POPULATE_BYTES,
-                MADV_POPULATE_WRITE);
-    }
+    for (; begin < end && goes_on(ld, thread); begin++)
+        madvise(ld->stretches[begin].begin, ld->stretches[begin].bytes, MADV_POPULATE_WRITE);
 }
 
 static void run_tasks(void *arg, int64_t begin, int64_t end, int thread)
@@ -391,72 +402,132 @@ static void run_tasks(void *arg, int64_t begin, int64_t end, int thread)
             give_up(ld, &err);
 }
 
-/* --- loading -------------------------------------------------------------------------------- */
+/* --- runs ------------------------------------------------------------------------------------ */
 
-static void add_job(loader *ld, const moe_slot *slot)
+/* Bytes of buffer that the tasks of a slot need. */
+static size_t task_bytes(const moe_slot *slot)
 {
-    size_t bytes;
-
-    if (!slot->present)
-        return;
-    ld->jobs[ld->n_jobs++] = (job){slot, ld->n_tasks};
-    ld->n_tasks += tasks_of(slot);
-    if (slot->is_vector || slot->pieces[0].transposed)
-        return;
-    bytes = (chunk_bytes(chunk_rows(slot), slot) + quantize_bytes(slot) + 63) / 64 * 64;
-    if (bytes > ld->buffer_bytes)
-        ld->buffer_bytes = bytes;
+    if (!slot->present || slot->is_vector || slot->pieces[0].transposed)
+        return 0;
+    return (chunk_bytes(chunk_rows(slot), slot) + quantize_bytes(slot) + 63) / 64 * 64;
 }
 
-moe_status moe_weights_allocate(const moe_weights *w, void **block, moe_error *err)
+static void note_buffer(loader *ld, const moe_slot *slot)
 {
-    const size_t huge = w->size / HUGE_PAGE * HUGE_PAGE;
+    const size_t bytes = task_bytes(slot);
 
-    *block = aligned_alloc(HUGE_PAGE, huge + HUGE_PAGE);
-    if (*block == NULL)
-        return moe_fail_memory(err, huge + HUGE_PAGE);
-    if (huge > 0)
-        madvise(*block, huge, MADV_HUGEPAGE); /* where it can't be had, small pages do */
+    ld->buffer_bytes = bytes > ld->buffer_bytes ? bytes : ld->buffer_bytes;
+}
+
+moe_status moe_loader_create(const moe_weights *w, const moe_file *file, const moe_kernels *kernels,
+                             moe_pool *pool, moe_loader **out, moe_error *err)
+{
+    loader *ld = calloc(1, sizeof *ld);
+
+    *out = ld;
+    if (ld == NULL)
+        return moe_fail_memory(err, sizeof *ld);
+    ld->w = w;
+    ld->file = file;
+    ld->kernels = kernels;
+    ld->pool = pool;
+    for (int s = 0; s < MOE_N_GLOBAL_SLOTS; s++)
+        note_buffer(ld, &w->global[s]);
+    for (int l = 0; l < w->n_layers; l++)
+        for (int s = 0; s < MOE_N_LAYER_SLOTS; s++)
+            note_buffer(ld, &w->layers[l][s]);
     return MOE_OK;
 }
 
-moe_status moe_weights_load(moe_weights *w, const moe_file *file, void *block,
-                            const moe_kernels *kernels, moe_pool *pool, const moe_cancel *cancel,
-                            moe_error *err)
+void moe_loader_free(moe_loader *loader)
 {
-    const size_t n_slots = MOE_N_GLOBAL_SLOTS + (size_t)w->n_layers * MOE_N_LAYER_SLOTS;
-    moe_error first = {0};
-    loader ld = {
-        .file = file,
-        .kernels = kernels,
-        .cancel = cancel,
-        .block = block,
-        .block_bytes = w->size,
-        .err = &first,
-    };
-    size_t buffers_bytes;
+    if (loader == NULL)
+        return;
+    free(loader->buffers);
+    free(loader->jobs);
+    free(loader->stretches);
+    free(loader);
+}
 
-    ld.jobs = malloc(n_slots * sizeof *ld.jobs);
-    if (ld.jobs == NULL)
-        return moe_fail_memory(err, n_slots * sizeof *ld.jobs);
-    for (int s = 0; s < MOE_N_GLOBAL_SLOTS; s++)
-        add_job(&ld, &w->global[s]);
-    for (int l = 0; l < w->n_layers; l++)
-        for (int s = 0; s < MOE_N_LAYER_SLOTS; s++)
-            add_job(&ld, &w->layers[l][s]);
-    buffers_bytes = (size_t)moe_pool_threads(pool) * ld.buffer_bytes;
-    ld.buffers = malloc(buffers_bytes + 1);
-    if (ld.buffers == NULL) {
-        free(ld.jobs);
-        return moe_fail_memory(err, buffers_bytes);
+/* Room for n more elements; false if memory is short. */
+static bool grow(void **array, int n, int *max, size_t size)
+{
+    void *grown;
+
+    if (n <= *max)
+        return true;
+    n = n < 64 ? 64 : n + n / 2;
+    grown = realloc(*array, (size_t)n * size);
+    if (grown == NULL)
+        return false;
+    *array = grown;
+    *max = n;
+    return true;
+}
+
+static void add_job(loader *ld, const moe_slot *slot, int32_t unit)
+{
+    const bool own_units = slot->mat_stride == 0;
+    job *job = &ld->jobs[ld->n_jobs];
+
+    if (!slot->present || unit < slot->unit ||
+        unit >= slot->unit + (own_units ? (int32_t)slot->n_mats : 1))
+        return;
+    *job = (struct job){
+        .slot = slot,
+        .first_mat = unit - slot->unit,
+        .n_mats = own_units ? 1 : slot->n_mats,
+        .dst = ld->w->at[unit] + slot->offset,
+        .first_task = ld->n_tasks,
+    };
+    ld->n_jobs++;
+    ld->n_tasks += tasks_of(job);
+}
+
+/* Lists what is to be done for a unit. */
+static bool add_unit(loader *ld, int32_t u)
+{
+    const moe_weight_unit *unit = &ld->w->units[u];
+    const moe_slot *slots = unit->layer < 0 ? ld->w->global : ld->w->layers[unit->layer];
+    const int n_slots = unit->layer < 0 ? MOE_N_GLOBAL_SLOTS : MOE_N_LAYER_SLOTS;
+    const int n_stretches = (int)(unit->bytes / POPULATE_BYTES) + 1;
+
+    if (!grow((void **)&ld->jobs, ld->n_jobs + n_slots, &ld->max_jobs, sizeof *ld->jobs) ||
+        !grow((void **)&ld->stretches, ld->n_stretches + n_stretches, &ld->max_stretches,
+              sizeof *ld->stretches))
+        return false;
+    for (int s = 0; s < n_slots; s++)
+        add_job(ld, &slots[s], u);
+    for (size_t from = 0; from < unit->bytes; from += POPULATE_BYTES) {
+        char *begin = (char *)((uintptr_t)(ld->w->at[u] + from) & ~(uintptr_t)4095);
+        const size_t left = (size_t)(ld->w->at[u] + unit->bytes - begin);
+
+        ld->stretches[ld->n_stretches++] =
+            (stretch){begin, left < POPULATE_BYTES ? left : POPULATE_BYTES};
     }
-    moe_pool_run(pool, populate, &ld, (int64_t)(w->size / POPULATE_BYTES) + 1, 1);
-    moe_pool_run(pool, run_tasks, &ld, ld.n_tasks, 1);
-    free(ld.buffers);
-    free(ld.jobs);
-    if (first.status == MOE_OK)
-        w->block = block;
-    else if (err != NULL)
-        *err = first;
-    return first.status;
+    return true;
+}
+
+moe_status moe_loader_run(moe_loader *ld, const int32_t *units, int n, const moe_cancel *cancel,
+                          moe_error *err)
+{
+    const size_t buffers_bytes = (size_t)moe_pool_threads(ld->pool) * ld->buffer_bytes + 1;
+
+    if (ld->buffers == NULL)
+        ld->buffers = malloc(buffers_bytes);
+    if (ld->buffers == NULL)
+        return moe_fail_memory(err, buffers_bytes);
+    ld->n_jobs = ld->n_stretches = 0;
+    ld->n_tasks = 0;
+    for (int i = 0; i < n; i++)
+        if (!add_unit(ld, units[i]))
+            return moe_fail_memory(err, (size_t)n * sizeof *ld->jobs);
+    ld->cancel = cancel;
+    ld->err = (moe_error){0};
+    atomic_store(&ld->failed, false);
+    moe_pool_run(ld->pool, populate, ld, ld->n_stretches, 1);
+    moe_pool_run(ld->pool, run_tasks, ld, ld->n_tasks, 1);
+    if (ld->err.status != MOE_OK && err != NULL)
+        *err = ld->err;
+    return ld->err.status;
 }

@@ -21,8 +21,9 @@ typedef moe_status (*moe_logits_fn)(void *ud, int i, const float *logits, moe_er
 
 /* Runs a step through all layers, adds final states to the spans' pooled sums, then gives the
  * logits of the n_out rows to fn, in order; ud goes to both callbacks.  Errors: MOE_ERR_MEMORY,
- * MOE_ERR_CANCELLED, or what fn returned.  If that comes before `computed` was called, the KV cache
- * holds garbage at the step's own positions, and nothing else has changed. */
+ * MOE_ERR_CANCELLED, those of reading weights, or what fn returned.  If that comes before
+ * `computed` was called, the KV cache holds garbage at the step's own positions, and nothing else
+ * has changed. */
 moe_status moe_forward_run(const moe_forward *f, const moe_step *step, const int32_t *rows,
                            int n_out, moe_logits_fn fn, void *ud, moe_error *err);
 
