@@ -223,10 +223,11 @@ moe_budgets_charge(const MoeBudgets *budgets, int64 tokens)
 }
 
 /*
- * Raise an error if a budget has not as many tokens left
+ * Raise an error if a budget has too little left for a prompt, behind those that
+ * are queued
  */
 void
-moe_budgets_check(const MoeBudgets *budgets, int64 wanted)
+moe_budgets_check(const MoeBudgets *budgets, int64 queued, int64 prompt)
 {
 	for (int i = 0; i < budgets->n; i++)
 	{
@@ -234,8 +235,7 @@ moe_budgets_check(const MoeBudgets *budgets, int64 wanted)
 		TimestampTz resets_at;
 		int64		used = used_of(b, &resets_at);
 
-
-		if (used + wanted <= b->tokens)
+		if (used + queued + prompt <= b->tokens)
 			continue;
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
@@ -247,8 +247,12 @@ moe_budgets_check(const MoeBudgets *budgets, int64 wanted)
 				 used >= b->tokens
 				 ? errdetail("%lld of %lld tokens are used.",
 							 (long long) used, (long long) b->tokens)
+				 : queued > 0
+				 ? errdetail("%lld of %lld tokens are used, queued prompts have %lld, and this one has %lld.",
+							 (long long) used, (long long) b->tokens, (long long) queued,
+							 (long long) prompt)
 				 : errdetail("%lld of %lld tokens are used, and the prompt has %lld.",
-							 (long long) used, (long long) b->tokens, (long long) wanted),
+							 (long long) used, (long long) b->tokens, (long long) prompt),
 				 resets_at != 0
 				 ? errhint("The budget is whole again at %s.", timestamptz_to_str(resets_at))
 				 : errhint("Shorten the prompt, or ask for a larger budget.")));

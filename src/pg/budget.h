@@ -24,7 +24,7 @@ typedef struct MoeBudgets
 } MoeBudgets;
 
 extern void moe_budgets_find(MoeBudgets *budgets);
-extern void moe_budgets_check(const MoeBudgets *budgets, int64 wanted);
+extern void moe_budgets_check(const MoeBudgets *budgets, int64 queued, int64 prompt);
 extern void moe_budgets_charge(const MoeBudgets *budgets, int64 tokens);
 
 #endif							/* MOE_BUDGET_H */

@@ -362,7 +362,7 @@ take_slot(MoeChannel *channel, bool announce)
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("too many requests for the shared engine"),
 				 errdetail("It works on %d of them, as moe.max_requests allows.", control->n_slots),
-				 errhint("Try again when some are done, or raise moe.max_requests.")));
+				 errhint("Try again when some are done, raise moe.max_requests, or set moe.host to backend.")));
 }
 
 /*

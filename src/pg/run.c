@@ -46,6 +46,19 @@ add_usage(MoeRunTotals *sum, const MoeSeq *seq)
 }
 
 /*
+ * A statement begins with nothing used
+ */
+static void
+note_statement(void)
+{
+	if (budget_statement != GetCurrentStatementStartTimestamp())
+	{
+		budget_statement = GetCurrentStatementStartTimestamp();
+		budget_used = 0;
+	}
+}
+
+/*
  * Add the tokens of the last step to the session's and the statement's sums
  */
 static void
@@ -61,11 +74,14 @@ count_tokens(MoeRun *run)
 	}
 	now = run->done;
 	run->progress.prompt_read = run->read_by_done;
+	run->queued = 0;
 	for (int i = run->counted_upto; i < run->n_seqs; i++)
 	{
 		const MoeSeq *seq = run->seqs[i];
 
 		add_usage(&now, seq);
+		if (moe_run_usage(seq)->prompt_tokens == 0 && !moe_run_done(seq))
+			run->queued += seq->prompt_tokens;
 		run->progress.prompt_read += moe_run_done(seq)
 			? seq->prompt_tokens : run->host->prompt_read(seq);
 	}
@@ -78,11 +94,7 @@ count_tokens(MoeRun *run)
 	totals.generated_tokens += now.generated_tokens - run->counted.generated_tokens;
 	run->counted = now;
 
-	if (budget_statement != GetCurrentStatementStartTimestamp())
-	{
-		budget_statement = GetCurrentStatementStartTimestamp();
-		budget_used = 0;
-	}
+	note_statement();
 	budget_used += fresh;
 	moe_budgets_charge(&run->budgets, fresh);
 }
@@ -163,16 +175,39 @@ moe_run_begin(MoeOpenModel *model)
 	return run;
 }
 
-static void
-check_limits(const MoeRun *run)
+/*
+ * Prompt tokens of this session that are queued and not counted yet
+ */
+static int64
+queued_tokens(void)
 {
-	if (moe_max_tokens_per_query > 0 && budget_used > moe_max_tokens_per_query)
+	int64		n = 0;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &runs)
+	{
+		n += dlist_container(MoeRun, node, iter.cur)->queued;
+	}
+	return n;
+}
+
+/*
+ * Raise an error if the statement or its role has used all that it may, or has
+ * too little left for what is queued and a further prompt
+ */
+static void
+check_limits(const MoeRun *run, int64 prompt)
+{
+	int64		queued = prompt > 0 ? queued_tokens() : 0;
+
+	note_statement();
+	if (moe_max_tokens_per_query > 0 && budget_used + queued + prompt > moe_max_tokens_per_query)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("statement needs more tokens than moe.max_tokens_per_query allows (%d)",
 						moe_max_tokens_per_query),
 				 errhint("Shorten the prompt or lower max_tokens.")));
-	moe_budgets_check(&run->budgets, 0);
+	moe_budgets_check(&run->budgets, queued, prompt);
 }
 
 /*
@@ -229,7 +264,7 @@ moe_run_try_add(MoeRun *run, const moe_request *request, moe_error *err)
 	ErrorContextCallback callback;
 	moe_status	status;
 
-	moe_budgets_check(&run->budgets, request->n_prompt);
+	check_limits(run, request->n_prompt);
 	if (run->n_seqs == run->max_seqs)
 	{
 		run->max_seqs *= 2;
@@ -257,6 +292,7 @@ moe_run_try_add(MoeRun *run, const moe_request *request, moe_error *err)
 	run->progress.task = (MoeTask) request->task;
 	run->progress.sequences = run->n_seqs;
 	run->progress.prompt_tokens += request->n_prompt;
+	run->queued += request->n_prompt;
 	if (request->task == MOE_TASK_GENERATE)
 		run->requested += request->max_tokens;
 	return seq;
@@ -294,7 +330,7 @@ step(MoeRun *run)
 	check_sequences(run);
 	count_tokens(run);
 	if (busy)
-		check_limits(run);
+		check_limits(run, 0);
 	return busy;
 }
 

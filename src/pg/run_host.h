@@ -62,6 +62,7 @@ struct MoeRun
 	MoeStat		stat;
 	MoeProgress progress;
 	int64		read_by_done;	/* prompt tokens of the sequences before counted_upto */
+	int64		queued;			/* prompt tokens that are not counted yet */
 	instr_time	computing;		/* time in steps, set by the host */
 	bool		adding;			/* a request is being queued */
 	bool		failed;			/* a step went wrong, set by the host */

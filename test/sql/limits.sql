@@ -121,3 +121,19 @@ SELECT role FROM moe.budget;
 SELECT moe.set_budget('regress_moe_payer', NULL);
 SELECT count(*) FROM moe.budget_catalog;
 DROP ROLE regress_moe_payer;
+
+-- The prompts of a batch count together, before any of them is computed
+CREATE ROLE regress_moe_batch;
+GRANT USAGE ON SCHEMA moe TO regress_moe_batch;
+SELECT moe.set_budget('regress_moe_batch', 200, '1 hour');
+SET ROLE regress_moe_batch;
+SELECT count(moe.embed('row number ' || g)) FROM generate_series(1, 200) AS g;
+SELECT count(result) FROM moe.embed((SELECT array_agg('row ' || g) FROM generate_series(1, 200) AS g));
+SELECT used = 0 AS unused FROM moe.budget;
+RESET ROLE;
+SET moe.max_tokens_per_query = 200;
+SELECT count(moe.embed('row number ' || g)) FROM generate_series(1, 200) AS g;
+RESET moe.max_tokens_per_query;
+SELECT moe.set_budget('regress_moe_batch', NULL);
+DROP OWNED BY regress_moe_batch;
+DROP ROLE regress_moe_batch;
