@@ -13,7 +13,7 @@ my $long = q{SELECT count(moe.generate('VACUUM reclaims', max_tokens => 900,
 
 my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init;
-$node->append_conf('postgresql.conf', "moe.host = backend\nmoe.max_backends = 1\nrestart_after_crash = on");
+$node->append_conf('postgresql.conf', "moe.host = backend\nmoe.batching = off\nmoe.max_backends = 1\nrestart_after_crash = on");
 $node->start;
 $node->safe_psql('postgres', 'CREATE EXTENSION pg_moe');
 my $answer = $node->safe_psql('postgres', $generate);
