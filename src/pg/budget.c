@@ -60,21 +60,6 @@ enum
  */
 
 /*
- * Begin a scan, of one role's budget unless that is InvalidOid
- */
-static SysScanDesc
-begin_scan(Relation rel, Oid role)
-{
-	ScanKeyData key;
-
-	if (!OidIsValid(role))
-		return systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
-
-	ScanKeyInit(&key, COL_ROLE, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(role));
-	return systable_beginscan(rel, moe_primary_key_index(rel), true, NULL, 1, &key);
-}
-
-/*
  * An interval in microseconds; a month has 30 days, as where intervals are
  * compared.  -1 if it is too long.
  */
@@ -114,7 +99,7 @@ moe_budgets_find(MoeBudgets *budgets)
 	budgets->n = 0;
 	for (int i = 0; i < (roles[0] == roles[1] ? 1 : 2); i++)
 	{
-		SysScanDesc scan = begin_scan(rel, roles[i]);
+		SysScanDesc scan = moe_catalog_scan_key(rel, F_OIDEQ, ObjectIdGetDatum(roles[i]));
 		HeapTuple	tuple = systable_getnext(scan);
 
 		if (HeapTupleIsValid(tuple))
@@ -325,7 +310,7 @@ pg_moe_set_budget(PG_FUNCTION_ARGS)
 		check_values(PG_GETARG_INT64(1), PG_GETARG_INTERVAL_P(2));
 
 	rel = moe_catalog_open(TABLE, ShareRowExclusiveLock);
-	scan = begin_scan(rel, InvalidOid);
+	scan = moe_catalog_scan(rel);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		Oid			owner = budget_of_tuple(tuple, RelationGetDescr(rel)).role;
@@ -363,7 +348,7 @@ pg_moe_budget(PG_FUNCTION_ARGS)
 
 	InitMaterializedSRF(fcinfo, 0);
 	rel = moe_catalog_open(TABLE, AccessShareLock);
-	scan = begin_scan(rel, InvalidOid);
+	scan = moe_catalog_scan(rel);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		MoeBudget	b = budget_of_tuple(tuple, RelationGetDescr(rel));

@@ -70,6 +70,28 @@ moe_catalog_open(const char *name, LOCKMODE lockmode)
 	return table_open(table, lockmode);
 }
 
+/*
+ * Begin a scan of all rows of a table of the extension
+ */
+SysScanDesc
+moe_catalog_scan(Relation rel)
+{
+	return systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+}
+
+/*
+ * Begin a scan of those whose first column, which the primary key begins with, equals
+ * a value
+ */
+SysScanDesc
+moe_catalog_scan_key(Relation rel, RegProcedure equals, Datum value)
+{
+	ScanKeyData key;
+
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, equals, value);
+	return systable_beginscan(rel, moe_primary_key_index(rel), true, NULL, 1, &key);
+}
+
 static Relation
 open_catalog(LOCKMODE lockmode)
 {
@@ -86,21 +108,6 @@ Oid
 moe_catalog_relid(void)
 {
 	return catalog_relid;
-}
-
-/*
- * Begin a scan, of one model if name is not NULL
- */
-static SysScanDesc
-begin_scan(Relation rel, const char *name)
-{
-	ScanKeyData key;
-
-	if (name == NULL)
-		return systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
-
-	ScanKeyInit(&key, COL_NAME, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(name));
-	return systable_beginscan(rel, moe_primary_key_index(rel), true, NULL, 1, &key);
 }
 
 static char *
@@ -144,7 +151,7 @@ MoeModelRow *
 moe_model_lookup(const char *name)
 {
 	Relation	rel = open_catalog(AccessShareLock);
-	SysScanDesc scan = begin_scan(rel, name);
+	SysScanDesc scan = moe_catalog_scan_key(rel, F_TEXTEQ, CStringGetTextDatum(name));
 	HeapTuple	tuple = systable_getnext(scan);
 	MoeModelRow *row = NULL;
 
@@ -187,7 +194,7 @@ MoeModelRow *
 moe_model_by_digest(const char *digest)
 {
 	Relation	rel = open_catalog(AccessShareLock);
-	SysScanDesc scan = begin_scan(rel, NULL);
+	SysScanDesc scan = moe_catalog_scan(rel);
 	MoeModelRow *row = NULL;
 	HeapTuple	tuple;
 
@@ -213,7 +220,7 @@ bool
 moe_weights_in_use(const char *weights_key)
 {
 	Relation	rel = open_catalog(AccessShareLock);
-	SysScanDesc scan = begin_scan(rel, NULL);
+	SysScanDesc scan = moe_catalog_scan(rel);
 	bool		found = false;
 	HeapTuple	tuple;
 
@@ -280,7 +287,7 @@ void
 moe_model_remove(const char *name)
 {
 	Relation	rel = open_catalog(RowExclusiveLock);
-	SysScanDesc scan = begin_scan(rel, name);
+	SysScanDesc scan = moe_catalog_scan_key(rel, F_TEXTEQ, CStringGetTextDatum(name));
 	HeapTuple	tuple = systable_getnext(scan);
 
 	if (!HeapTupleIsValid(tuple))
@@ -317,7 +324,7 @@ void
 moe_throw_no_model(const char *name)
 {
 	Relation	rel = open_catalog(AccessShareLock);
-	SysScanDesc scan = begin_scan(rel, NULL);
+	SysScanDesc scan = moe_catalog_scan(rel);
 	MoeSuggestion suggestion;
 	HeapTuple	tuple;
 

@@ -8,6 +8,7 @@
 #ifndef MOE_CATALOG_H
 #define MOE_CATALOG_H
 
+#include "access/genam.h"
 #include "storage/lockdefs.h"
 #include "utils/jsonb.h"
 #include "utils/relcache.h"
@@ -34,6 +35,8 @@ typedef struct MoeModelRow
 } MoeModelRow;
 
 extern Relation moe_catalog_open(const char *name, LOCKMODE lockmode);
+extern SysScanDesc moe_catalog_scan(Relation rel);
+extern SysScanDesc moe_catalog_scan_key(Relation rel, RegProcedure equals, Datum value);
 extern MoeModelRow *moe_model_lookup(const char *name);
 extern MoeModelRow *moe_model_require(const text *name);
 extern MoeModelRow *moe_model_by_digest(const char *digest);

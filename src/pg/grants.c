@@ -45,18 +45,6 @@ enum
 
 #define TABLE "grant_catalog"
 
-static SysScanDesc
-begin_scan(Relation rel, const char *model)
-{
-	ScanKeyData key;
-
-	if (model == NULL)
-		return systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
-
-	ScanKeyInit(&key, COL_MODEL, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(model));
-	return systable_beginscan(rel, moe_primary_key_index(rel), true, NULL, 1, &key);
-}
-
 /*
  * The role of a grant; InvalidOid is everybody
  */
@@ -72,7 +60,7 @@ static bool
 has_grant(const char *model)
 {
 	Relation	rel = moe_catalog_open(TABLE, AccessShareLock);
-	SysScanDesc scan = begin_scan(rel, model);
+	SysScanDesc scan = moe_catalog_scan_key(rel, F_TEXTEQ, CStringGetTextDatum(model));
 	bool		found = false;
 	HeapTuple	tuple;
 
@@ -141,7 +129,7 @@ moe_check_registrar(const char *function)
 static bool
 remove_grant(Relation rel, const char *model, Oid role)
 {
-	SysScanDesc scan = begin_scan(rel, NULL);
+	SysScanDesc scan = moe_catalog_scan(rel);
 	bool		found = false;
 	HeapTuple	tuple;
 
@@ -204,7 +192,7 @@ void
 moe_grants_remove(const char *model)
 {
 	Relation	rel = moe_catalog_open(TABLE, ShareRowExclusiveLock);
-	SysScanDesc scan = begin_scan(rel, model);
+	SysScanDesc scan = moe_catalog_scan_key(rel, F_TEXTEQ, CStringGetTextDatum(model));
 	HeapTuple	tuple;
 
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
