@@ -395,8 +395,10 @@ AS 'MODULE_PATHNAME', 'pg_moe_status' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 /*
  * The engine that computes for this session, its own or the shared one, and the memory
  * that all sessions share.  Token counts are the session's.  While nothing is computed
- * and no cursor holds a stream, schedulers, sequences and kv_pages_used are 0.  The last
- * two columns are the backends that compute and wait under moe.max_backends.
+ * and no cursor holds a stream, schedulers, sequences and kv_pages_used are 0.  Before its
+ * first request, and after its settings have changed, the shared engine has neither threads
+ * nor an isa: these are NULL.  The last two columns are the backends that compute and wait
+ * under moe.max_backends.
  */
 CREATE VIEW moe.status AS
 SELECT * FROM moe.get_status();

@@ -79,7 +79,7 @@ static const OptionDef option_defs[] = {
 	{"add_generation_prompt", TYPE_BOOL, MOE_SCOPE_TEMPLATE, AT(add_generation_prompt),
 	AT(has_add_generation_prompt), 0, 0},
 	{"replace", TYPE_BOOL, MOE_SCOPE_LOAD, AT(replace), NO_FLAG, 0, 0},
-	{"n_ctx", TYPE_INT, MOE_SCOPE_LOAD, AT(n_ctx), NO_FLAG, 0, PG_INT32_MAX},
+	{"n_ctx", TYPE_INT, MOE_SCOPE_LOAD, AT(n_ctx), NO_FLAG, 1, PG_INT32_MAX},
 	{"kv_type", TYPE_STRING, MOE_SCOPE_LOAD, AT(kv_type), NO_FLAG, 0, 0},
 	{"quantize", TYPE_STRING, MOE_SCOPE_LOAD, AT(quantize), NO_FLAG, 0, 0},
 	{"chat_template", TYPE_STRING, MOE_SCOPE_LOAD, AT(chat_template), NO_FLAG, 0, 0},

@@ -77,6 +77,7 @@ shared_status(Datum *values, bool *nulls)
 	values[STATUS_ISA] = CStringGetTextDatum(engine.isa);
 	nulls[STATUS_ISA] = engine.isa[0] == '\0';
 	values[STATUS_THREADS] = Int32GetDatum(engine.threads);
+	nulls[STATUS_THREADS] = engine.threads == 0;
 	values[STATUS_REPRODUCIBLE] = BoolGetDatum(engine.reproducible);
 	values[STATUS_OPEN_MODELS] = Int32GetDatum(engine.open_models);
 	put_counters(values, &engine.counters);

@@ -34,6 +34,8 @@ SELECT moe.load_model('third', '/nonexistent/model.gguf');
 SELECT moe.load_model('third', :'file', '{"n_cxt": 5}');
 SELECT moe.load_model('third', :'file', '{"kv_type": "f64"}');
 SELECT moe.load_model('third', :'file', '{"n_ctx": -5}');
+SELECT moe.load_model('third', :'file', '{"n_ctx": 0}');
+SELECT moe.load_model('third', :'file', '{"n_ctx": 1000000}');
 SELECT count(*) FROM moe.models WHERE name = 'third';
 
 -- options; those that change results change the digest

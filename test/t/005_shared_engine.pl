@@ -63,7 +63,7 @@ sub ends
 $node->safe_psql('postgres', 'CREATE EXTENSION pg_moe');
 my $pid = $node->safe_psql('postgres', $worker);
 is(threads($pid), 1, 'the worker has no other thread before its first request');
-is($node->safe_psql('postgres', 'SELECT host, isa IS NULL, open_models FROM moe.status'), 'shared|t|0',
+is($node->safe_psql('postgres', 'SELECT host, isa, threads, open_models FROM moe.status'), 'shared|||0',
 	'nor a model');
 my $answer = $node->safe_psql('postgres', $generate);
 is($node->safe_psql('postgres', "$generate; SELECT host, worker_pid, open_models, generated_tokens FROM moe.status"),
@@ -207,7 +207,7 @@ is($node->safe_psql('postgres', "SET moe.cpu_isa = 'scalar'; SET moe.host = 'aut
 	"backend|scalar\n$answer", 'or go to the backend');
 $node->append_conf('postgresql.conf', "moe.cpu_isa = 'scalar'\nmoe.shared_threads = 1\nmoe.kv_cache_size = 1MB");
 $node->reload;
-ok($node->poll_query_until('postgres', 'SELECT isa IS NULL FROM moe.status'), 'the worker follows the configuration file');
+ok($node->poll_query_until('postgres', 'SELECT isa IS NULL AND threads IS NULL FROM moe.status'), 'the worker follows the configuration file');
 is($node->safe_psql('postgres', "$generate; SELECT isa, threads, worker_pid FROM moe.status"), "$answer\nscalar|1|$pid",
 	'and gives the same answer');
 
