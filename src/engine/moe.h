@@ -197,7 +197,8 @@ moe_status moe_detokenize(const moe_model *model, const int32_t *ids, size_t n_i
                           char **text, size_t *len, moe_error *err);
 
 /* Renders messages (a JSON array) with the model's chat template.  options: a JSON object or NULL:
- * tools, add_generation_prompt (default true), enable_thinking, template, variables. */
+ * tools, add_generation_prompt (default true), enable_thinking, template, variables, system (a
+ * prompt in front of the messages). */
 moe_status moe_chat_render(const moe_model *model, const char *messages, const char *options,
                            char **text, size_t *len, moe_error *err);
 

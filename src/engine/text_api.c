@@ -60,8 +60,8 @@ static json_t *parse(const char *text, const char *what, moe_status *status, moe
 }
 
 /* The options that are template variables, or have a meaning of their own. */
-static const char *const known_options[] = {"tools", "add_generation_prompt", "enable_thinking",
-                                            "template", "variables"};
+static const char *const known_options[] = {
+    "tools", "add_generation_prompt", "enable_thinking", "template", "variables", "system"};
 
 static moe_status check_options(const json_t *options, moe_error *err)
 {
@@ -79,8 +79,8 @@ static moe_status check_options(const json_t *options, moe_error *err)
         if (!known) {
             moe_fail(err, MOE_ERR_INVALID, "unrecognized chat option \"%s\"", key);
             return moe_hint(err,
-                            "Options are tools, add_generation_prompt, enable_thinking, template "
-                            "and variables.");
+                            "Options are tools, add_generation_prompt, enable_thinking, template, "
+                            "variables and system.");
         }
     }
     if (json_object_get(options, "template") &&
@@ -89,9 +89,35 @@ static moe_status check_options(const json_t *options, moe_error *err)
     if (json_object_get(options, "variables") &&
         !json_is_object(json_object_get(options, "variables")))
         return moe_fail(err, MOE_ERR_INVALID, "chat option \"variables\" must be an object");
+    if (json_object_get(options, "system") && !json_is_string(json_object_get(options, "system")))
+        return moe_fail(err, MOE_ERR_INVALID, "chat option \"system\" must be a string");
     return MOE_OK;
 }
 
+static bool lacks_content(const json_t *message)
+{
+    const json_t *content = json_object_get(message, "content");
+
+    return content == NULL || json_is_null(content);
+}
+
+/* The key that a message lacks, or NULL.  What an assistant did or thought may stand in place of
+ * what it said. */
+static const char *missing_key(const json_t *message)
+{
+    const char *role = json_string_value(json_object_get(message, "role"));
+    const bool more = json_object_get(message, "tool_calls") != NULL ||
+                      json_object_get(message, "reasoning_content") != NULL;
+
+    if (role == NULL)
+        return "role";
+    if (lacks_content(message) && !(more && strcmp(role, "assistant") == 0))
+        return "content";
+    return NULL;
+}
+
+/* Checks what all templates expect of messages.  Templates write a missing or null content as
+ * nothing, as "None", or fail without naming the message. */
 static moe_status check_messages(const json_t *messages, moe_error *err)
 {
     size_t i;
@@ -107,12 +133,47 @@ static moe_status check_messages(const json_t *messages, moe_error *err)
     }
     json_array_foreach((json_t *)messages, i, message)
     {
-        if (!json_is_object(message) || !json_is_string(json_object_get(message, "role"))) {
-            moe_fail(err, MOE_ERR_INVALID, "message %zu is not an object with a \"role\"", i + 1);
-            return moe_hint(err, "For example {\"role\": \"user\", \"content\": \"Hello\"}.");
-        }
+        const char *key = missing_key(message);
+
+        if (!json_is_object(message))
+            moe_fail(err, MOE_ERR_INVALID, "message %zu is not an object", i + 1);
+        else if (key != NULL)
+            moe_fail(err, MOE_ERR_INVALID, "message %zu has no \"%s\"", i + 1, key);
+        else
+            continue;
+        return moe_hint(
+            err, "A message is like {\"role\": \"user\", \"content\": \"Hello\"}; only an "
+                 "assistant's with \"tool_calls\" or \"reasoning_content\" may lack a content.");
     }
     return MOE_OK;
+}
+
+/* Adds to the error of a template what may be the cause: a message without content, where it may
+ * be missing but this template wants it. */
+static void suspect_content(const json_t *messages, const json_t *options, moe_error *err)
+{
+    const size_t first = json_object_get(options, "system") != NULL ? 0 : 1;
+    size_t i;
+    json_t *message;
+
+    json_array_foreach((json_t *)messages, i, message)
+    {
+        if (lacks_content(message)) {
+            moe_hint(err, "Message %zu has no \"content\", which this template may want: try \"\".",
+                     i + first);
+            return;
+        }
+    }
+}
+
+/* Puts the system prompt of the options in front; false if memory is short. */
+static bool add_system(json_t *messages, const json_t *options)
+{
+    json_t *system = json_object_get(options, "system");
+
+    return system == NULL ||
+           json_array_insert_new(messages, 0,
+                                 json_pack("{s:s, s:O}", "role", "system", "content", system)) == 0;
 }
 
 /* The template's variables, in the order that transformers gives them; NULL when memory is short.
@@ -171,13 +232,16 @@ moe_status moe_chat_render(const moe_model *model, const char *messages_text,
         moe_hint(err, "Use moe.generate, or give one in the option \"template\".");
     }
     if (status == MOE_OK) {
-        vars = variables_of(model, messages, options);
+        if (add_system(messages, options))
+            vars = variables_of(model, messages, options);
         if (vars == NULL)
             status = moe_fail_memory(err, strlen(messages_text));
     }
     if (status == MOE_OK)
         status =
             moe_template_render(template, vars, (int64_t)time(NULL), &model->cancel, &buf, err);
+    if (status == MOE_ERR_TEMPLATE)
+        suspect_content(messages, options, err);
     if (status == MOE_OK && !moe_buf_add(&buf, "", 0))
         status = moe_fail_memory(err, 1);
     if (status == MOE_OK) {

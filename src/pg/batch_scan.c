@@ -159,6 +159,7 @@ is_same_job(const Job *a, const Job *b)
 {
 	return a->run == b->run &&
 		a->input.ends_in_think == b->input.ends_in_think &&
+		a->input.null_on_error == b->input.null_on_error &&
 		memcmp(&a->request, &b->request, sizeof(moe_request)) == 0 &&
 		a->stop.len == b->stop.len &&
 		(a->stop.len == 0 || memcmp(a->stop.data, b->stop.data, a->stop.len) == 0) &&
@@ -588,11 +589,11 @@ store_results(BatchState *state)
 			CHECK_FOR_INTERRUPTS();
 			if (job == NULL)
 				continue;
-			if (job->seq == NULL || moe_run_error(job->seq) != NULL)
-				state->counters.failed++;
-			else
+			if (job->seq != NULL && moe_run_error(job->seq) == NULL)
 				state->values[column] = call->function->result(call->fcinfo, &job->input,
 															   job->seq, &state->nulls[column]);
+			if (state->nulls[column] && job->input.null_on_error)
+				state->counters.failed++;
 		}
 	MemoryContextSwitchTo(caller);
 }

@@ -87,6 +87,7 @@ moe_call_read(const MoeFunction *function, const MoeCall *call, Datum datum, Moe
 	moe_error	err = {0};
 
 	memset(input, 0, sizeof(MoeInput));
+	input->null_on_error = call->null_on_error;
 	function->read(call, function->type, datum, input, call->null_on_error ? &err : NULL);
 }
 

@@ -28,6 +28,7 @@ typedef struct MoeInput
 {
 	MoeTokens	tokens;			/* no ids if the input is wrong */
 	bool		ends_in_think;	/* chat: the prompt ends within the reasoning */
+	bool		null_on_error;	/* a value that can't be is NULL */
 } MoeInput;
 
 /*
@@ -38,7 +39,8 @@ typedef struct MoeInput
  * before another one is opened.  False means that the value is NULL whatever the
  * input.  read makes tokens of the input; if err is not NULL, what is wrong with
  * it is told there.  result makes the value of a sequence that is done, in
- * the current memory context.
+ * the current memory context; it is NULL if the database's encoding can't hold the
+ * answer and input->null_on_error says so, or as the cast of embed_as() makes it.
  */
 typedef struct MoeFunction
 {

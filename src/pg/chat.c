@@ -83,14 +83,24 @@ split_answer(const MoeInput *input, const MoeSeq *seq, moe_reply *reply)
 	moe_split_reasoning(answer, len, input->ends_in_think, reply);
 }
 
+/*
+ * Is there to be a value with this text, if only to raise an error?
+ */
+static bool
+may_have(const MoeInput *input, const char *s, size_t len)
+{
+	return !input->null_on_error || s == NULL || moe_server_can_hold(s, len);
+}
+
 static Datum
 content(FunctionCallInfo fcinfo, const MoeInput *input, const MoeSeq *seq, bool *isnull)
 {
 	moe_reply	reply;
 
 	split_answer(input, seq, &reply);
-	*isnull = false;
-	return PointerGetDatum(moe_text_from_utf8(reply.content, reply.content_len));
+	*isnull = !may_have(input, reply.content, reply.content_len);
+	return *isnull ? (Datum) 0
+		: PointerGetDatum(moe_text_from_utf8(reply.content, reply.content_len));
 }
 
 static Datum
@@ -99,8 +109,9 @@ full(FunctionCallInfo fcinfo, const MoeInput *input, const MoeSeq *seq, bool *is
 	moe_reply	reply;
 
 	split_answer(input, seq, &reply);
-	*isnull = false;
-	return full_answer(seq, &reply);
+	*isnull = !may_have(input, reply.content, reply.content_len) ||
+		!may_have(input, reply.reasoning, reply.reasoning_len);
+	return *isnull ? (Datum) 0 : full_answer(seq, &reply);
 }
 
 const MoeFunction moe_chat_functions[] = {

@@ -15,6 +15,8 @@ typedef struct MoeUtf8
 	size_t		len;
 } MoeUtf8;
 
+extern bool moe_utf8_exists(const char *s, size_t len);
+extern bool moe_server_can_hold(const char *s, size_t len);
 extern MoeUtf8 moe_utf8_from_text(const text *t);
 extern char *moe_utf8_cstring(const char *s, size_t len);
 extern char *moe_server_cstring(const char *s, size_t len);

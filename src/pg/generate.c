@@ -34,8 +34,8 @@ answer(FunctionCallInfo fcinfo, const MoeInput *input, const MoeSeq *seq, bool *
 	size_t		len;
 	const char *text = moe_run_text(seq, &len);
 
-	*isnull = false;
-	return PointerGetDatum(moe_text_from_utf8(text, len));
+	*isnull = input->null_on_error && !moe_server_can_hold(text, len);
+	return *isnull ? (Datum) 0 : PointerGetDatum(moe_text_from_utf8(text, len));
 }
 
 const MoeFunction moe_generate_functions[] = {

@@ -486,6 +486,11 @@ moe_options_template_json(const MoeOptions *options)
 		appendStringInfoString(&buf, ", \"template\": ");
 		escape_json(&buf, options->template);
 	}
+	if (options->system)
+	{
+		appendStringInfoString(&buf, ", \"system\": ");
+		escape_json(&buf, options->system);
+	}
 	appendStringInfoChar(&buf, '}');
 	return buf.data;
 }

@@ -81,15 +81,30 @@ tokenize(const MoeOpenModel *model, const char *s, size_t len, unsigned flags, m
 }
 
 /*
+ * Refuse what has no UTF-8, if that is to be told; else the conversion raises it
+ */
+static bool
+require_utf8(const char *s, size_t len, moe_error *err)
+{
+	if (err == NULL || moe_utf8_exists(s, len))
+		return true;
+	err->status = MOE_ERR_INVALID;
+	return false;
+}
+
+/*
  * Tokens of a text with a prefix (UTF-8, may be "")
  */
 MoeTokens
 moe_tokens_of_text(const MoeOpenModel *model, const char *prefix, const text *t, unsigned flags,
 				   moe_error *err)
 {
-	MoeUtf8		s = moe_utf8_from_text(t);
+	MoeUtf8		s;
 	StringInfoData buf;
 
+	if (!require_utf8(VARDATA_ANY(t), VARSIZE_ANY_EXHDR(t), err))
+		return (MoeTokens) {NULL, 0};
+	s = moe_utf8_from_text(t);
 	if (prefix[0] == '\0')
 		return tokenize(model, s.data, s.len, flags, err);
 
@@ -174,62 +189,34 @@ moe_tokens_of_prompt(const MoeOpenModel *model, Datum prompt, MoePromptType type
 	return moe_tokens_of_text(model, "", t, flags, err);
 }
 
-static void
-append_message(StringInfo buf, const char *role, const char *content)
-{
-	appendStringInfo(buf, "{\"role\": \"%s\", \"content\": ", role);
-	escape_json(buf, content);
-	appendStringInfoChar(buf, '}');
-}
-
 /*
  * The messages of a chat as a JSON array in UTF-8: those given, or the text as
- * the user's only one, after the system prompt of the options
+ * the user's only one
  */
 char *
-moe_chat_messages(Datum prompt, MoePromptType type, const MoeOptions *options)
+moe_chat_messages(Datum prompt, MoePromptType type, moe_error *err)
 {
 	StringInfoData buf;
-	char	   *json;
-
-	initStringInfo(&buf);
-	if (type == MOE_PROMPT_TEXT)
-	{
-		MoeUtf8		s = moe_utf8_from_text(DatumGetTextPP(prompt));
-
-		appendStringInfoChar(&buf, '[');
-		if (options->system)
-		{
-			append_message(&buf, "system", options->system);
-			appendStringInfoString(&buf, ", ");
-		}
-		append_message(&buf, "user", pnstrdup(s.data, s.len));
-		appendStringInfoChar(&buf, ']');
-		return buf.data;
-	}
+	char	   *s;
 
 	if (type == MOE_PROMPT_JSONB)
 	{
 		Jsonb	   *jb = DatumGetJsonbP(prompt);
 
-		json = JsonbToCString(NULL, &jb->root, VARSIZE(jb));
+		s = JsonbToCString(NULL, &jb->root, VARSIZE(jb));
 	}
 	else
-		json = TextDatumGetCString(prompt);
-	json = moe_utf8_cstring(json, strlen(json));
-	if (options->system == NULL)
-		return json;
+		s = TextDatumGetCString(prompt);
+	if (!require_utf8(s, strlen(s), err))
+		return NULL;
+	s = moe_utf8_cstring(s, strlen(s));
+	if (type != MOE_PROMPT_TEXT)
+		return s;
 
-	json += strspn(json, " \t\r\n");
-	if (json[0] == '[')
-	{
-		json++;
-		appendStringInfoChar(&buf, '[');
-		append_message(&buf, "system", options->system);
-		if (json[strspn(json, " \t\r\n")] != ']')
-			appendStringInfoString(&buf, ", ");
-	}
-	appendStringInfoString(&buf, json); /* the engine rejects what is no array */
+	initStringInfo(&buf);
+	appendStringInfoString(&buf, "[{\"role\": \"user\", \"content\": ");
+	escape_json(&buf, s);
+	appendStringInfoString(&buf, "}]");
 	return buf.data;
 }
 
@@ -262,14 +249,17 @@ moe_tokens_of_chat(const MoeOpenModel *model, Datum prompt, MoePromptType type,
 	const moe_model_info *info = moe_model_info_of(model->model);
 	MoeTokens	tokens = {NULL, 0};
 	MoeTokens	empty;
+	char	   *messages;
 	char	   *rendered;
 	size_t		len;
 
 	*ends_in_think = false;
 	if (type == MOE_PROMPT_TEXT && !require_text(DatumGetTextPP(prompt), err))
 		return tokens;
-	rendered = moe_chat_prompt(model, moe_chat_messages(prompt, type, options),
-							   moe_options_template_json(options), &len, err);
+	messages = moe_chat_messages(prompt, type, err);
+	if (messages == NULL)
+		return tokens;
+	rendered = moe_chat_prompt(model, messages, moe_options_template_json(options), &len, err);
 	if (rendered != NULL)
 		tokens = tokenize(model, rendered, len, MOE_TEXT_PARSE_SPECIAL, err);
 	if (tokens.ids == NULL)

@@ -34,7 +34,7 @@ extern MoeTokens moe_tokens_of_array(ArrayType *array, moe_error *err);
 extern Datum moe_array_of_tokens(const int32_t *ids, size_t n);
 extern MoeTokens moe_tokens_of_prompt(const MoeOpenModel *model, Datum prompt, MoePromptType type,
 									  const MoeOptions *options, moe_error *err);
-extern char *moe_chat_messages(Datum prompt, MoePromptType type, const MoeOptions *options);
+extern char *moe_chat_messages(Datum prompt, MoePromptType type, moe_error *err);
 extern char *moe_chat_prompt(const MoeOpenModel *model, const char *messages,
 							 const char *template_json, size_t *len, moe_error *err);
 extern MoeTokens moe_tokens_of_chat(const MoeOpenModel *model, Datum prompt, MoePromptType type,

@@ -91,7 +91,7 @@ static Datum
 apply_chat_template(FunctionCallInfo fcinfo, MoePromptType type, const MoeOptions *options,
 					const char *template_json)
 {
-	char	   *messages = moe_chat_messages(PG_GETARG_DATUM(0), type, options);
+	char	   *messages = moe_chat_messages(PG_GETARG_DATUM(0), type, NULL);
 	char	   *prompt;
 	size_t		len;
 

@@ -262,6 +262,8 @@ SELECT nodes, nodes_off, n_rows > 0 AS rows, differences FROM compare($$SELECT i
 SELECT * FROM counters($$SELECT id, moe.generate(t, max_tokens => 1, options => '{"on_error": "null"}') FROM prompts$$);
 SELECT ordinality, result IS NULL AS "null" FROM moe.generate(ARRAY['a', '', 'b'], max_tokens => 1, options => '{"on_error": "null"}');
 SELECT moe.embed('{1,NULL}'::int[], options => '{"on_error": "null"}') IS NULL AS "null";
+-- equal inputs of which one may not be wrong
+SELECT moe.embed(t, options => '{"on_error": "null"}'), moe.embed(t) FROM (VALUES ('{1,999999}'::int[]), ('{1}')) v(t);
 -- what is wrong with the statement stays an error
 SELECT id, moe.generate(t, 'pocet', options => '{"on_error": "null"}') FROM prompts;
 SELECT id, moe.generate(t, options => '{"on_error": "nil"}') FROM prompts;

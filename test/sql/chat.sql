@@ -55,6 +55,25 @@ SELECT moe.chat(NULL) IS NULL AS text, moe.chat(NULL::json) IS NULL AS json,
 SELECT moe.chat('{"role": "user"}'::jsonb);
 SELECT moe.chat('[]'::jsonb);
 SELECT moe.chat('[1]'::jsonb);
+
+-- messages that lack something; what an assistant did may stand in place of what it said
+SELECT moe.chat('[{"role": "user", "content": "hi"}, {"content": "hello"}]'::jsonb);
+\echo :LAST_ERROR_SQLSTATE
+SELECT moe.chat('[{"role": 1, "content": "hi"}]'::jsonb);
+SELECT moe.chat('[{"role": "system", "content": "Be brief."}, {"role": "user", "contnet": "hi"}]'::json);
+SELECT moe.chat('[{"role": "user"}]'::jsonb, options => '{"system": "Be brief."}');
+SELECT moe.chat(jsonb_build_array(jsonb_build_object('role', 'user', 'content', NULL)));
+SELECT moe.chat('[{"role": "assistant"}]'::jsonb);
+SELECT moe.chat('[{"role": "user"}]'::jsonb, options => '{"on_error": "null"}') IS NULL AS null;
+CREATE FUNCTION pg_temp.asked(template text, content text DEFAULT '') RETURNS text LANGUAGE sql
+RETURN moe.apply_chat_template(format('[{"role": "user", "content": "6 * 7?"}, {"role": "assistant", %s
+    "tool_calls": [{"type": "function", "function": {"name": "product", "arguments": {"a": 6, "b": 7}}}]}]', content)::json,
+    options => json_build_object('template', template));
+SELECT pg_temp.asked('{{ messages[1].tool_calls[0].function.name }}');
+SELECT pg_temp.asked('{{ "said: " + messages[1].content }}');
+SELECT pg_temp.asked('{{ "said: " + messages[1].content }}', '"content": null,');
+SELECT pg_temp.asked('{{ "said: " + messages[1].content }}', '"content": "",');
+SELECT pg_temp.asked('{{ raise_exception("no") }}', '"content": "",');
 SELECT moe.chat('"hello"'::json, options => '{"system": "Answer briefly."}');
 
 -- a template of one's own

@@ -27,6 +27,38 @@ my ($ret, $out, $err) = $node->psql('latin', qq{$utf8 SELECT moe.detokenize('$ja
 like($err, qr/has no equivalent in encoding "LATIN1"/, 'a character that the database lacks is an error');
 is($node->safe_psql('latin', qq{$utf8 SELECT moe.chat('What is the capital of France?')}),
 	'Paris', 'a chat works in any encoding');
+
+# ... unless that is to give NULL, row by row, in batches and not
+my $texts = q{SELECT s, moe.generate('An index', max_tokens => 64, temperature => 5, seed => s%s) AS t FROM generate_series(1, 24) AS s};
+my $list = q{SELECT string_agg(s::text, ' ' ORDER BY s) FROM (%s) AS x WHERE %s};
+my $lacking = $node->safe_psql('postgres', sprintf($list, sprintf($texts, ''), q{t ~ '[^\u0001-\u00ff\ufffd]'}));
+like($lacking, qr/^\d+( \d+)+$/, 'some texts have characters that LATIN1 lacks');
+my $or_null = sprintf($texts, q{, options => '{"on_error": "null"}'});
+my $got = sprintf($list, $or_null, 't IS NULL');
+is($node->safe_psql('latin', $got), $lacking, 'with on_error they are NULL');
+is($node->safe_psql('latin', "SET moe.batching = off; $got"), $lacking, 'also row by row');
+my $failed = 1 + ($lacking =~ tr/ //);
+like($node->safe_psql('latin', "EXPLAIN (ANALYZE, COSTS OFF) $or_null"), qr/ Failed: $failed$/m, 'and count as failed');
+($ret, $out, $err) = $node->psql('latin', $utf8 . sprintf($texts, ''));
+like($err, qr/has no equivalent in encoding "LATIN1"/, 'without it they are errors');
+my ($first) = $lacking =~ /^(\d+)/;
+my $chat = qq{SELECT moe.%s('hi', max_tokens => 8, options => '{"on_error": "%s", "enable_thinking": false, "temperature": 4, "seed": %d}') IS NULL};
+my $hard = $node->safe_psql('postgres', q{SELECT s FROM generate_series(1, 100) AS s WHERE moe.chat('hi', max_tokens => 8,
+	options => jsonb_build_object('enable_thinking', false, 'temperature', 4, 'seed', s)) ~ '[^\u0001-\u00ff\ufffd]' LIMIT 1});
+is($node->safe_psql('latin', sprintf($chat, $_, 'null', $hard)), 't', "$_ too") foreach 'chat', 'chat_full';
+($ret, $out, $err) = $node->psql('latin', $utf8 . sprintf($chat, 'chat', 'error', $hard));
+like($err, qr/has no equivalent in encoding "LATIN1"/, 'or raises the error');
+is($node->safe_psql('latin', qq{SELECT string_agg(coalesce(result, 'null'), ' ') ~ 'null'
+	FROM moe.generate(ARRAY['An index'], max_tokens => 64, temperature => 5, seed => $first, options => '{"on_error": "null"}')}),
+	't', 'and arrays');
+$node->safe_psql('postgres',
+	q{CREATE DATABASE ascii ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0});
+$node->safe_psql('ascii', 'CREATE EXTENSION pg_moe');
+is($node->safe_psql('ascii', q{SELECT string_agg((moe.generate(t, max_tokens => 1, options => '{"on_error": "null"}') IS NULL)::text, ' ')
+	FROM (VALUES ('An index'), (E'An \xff')) AS v(t)}), 'false true', 'so does an input without UTF-8 give NULL');
+is($node->safe_psql('ascii', q{SELECT moe.chat(E'An \xff', options => '{"on_error": "null"}') IS NULL}), 't', 'in chats as well');
+($ret, $out, $err) = $node->psql('ascii', q{SELECT moe.generate(E'An \xff')});
+like($err, qr/invalid byte sequence for encoding "UTF8"/, 'or an error');
 my $embedding = q{SELECT md5(moe.embed('hello')::text)};
 is($node->safe_psql('latin', $embedding), $node->safe_psql('postgres', $embedding),
 	'and so do embeddings');
