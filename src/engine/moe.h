@@ -229,6 +229,7 @@ typedef struct moe_request {
     const int32_t *prompt; /* copied */
     size_t n_prompt;
     int max_tokens;       /* generate: >= 0 */
+    int64_t pause_at;     /* generate: see moe_seq_pause_at; 0: never */
     float temperature;    /* 0: greedy */
     int top_k;            /* 0: off */
     float top_p;          /* 1: off */
@@ -291,7 +292,8 @@ moe_status moe_scheduler_add(moe_scheduler *scheduler, const moe_request *reques
                              moe_error *err);
 void moe_seq_free(moe_seq *seq);
 
-/* One forward pass over the queued sequences.  *busy = false when nothing was left to do.  What
+/* One forward pass over the queued sequences.  *busy = false when nothing was left to do, but for
+ * sequences that rest.  What
  * goes wrong with one sequence ends that one alone (moe_seq_error); an error here concerns all.
  * After a cancelled step the scheduler is as good as before: the next one does what is missing. */
 moe_status moe_scheduler_step(moe_scheduler *scheduler, bool *busy, moe_error *err);
@@ -304,6 +306,11 @@ moe_seq *moe_scheduler_next_changed(moe_scheduler *scheduler);
 int64_t moe_scheduler_waiting(const moe_scheduler *scheduler);
 int64_t moe_scheduler_running(const moe_scheduler *scheduler);
 
+/* The sequence is to rest when it has generated so many tokens, until it is told a higher number.
+ * It keeps its place and its part of the KV cache; so if others wait for these, it goes on. */
+void moe_seq_pause_at(moe_seq *seq, int64_t n_tokens);
+
+bool moe_seq_in_step(const moe_seq *seq); /* it has a part in the step that is being computed */
 bool moe_seq_done(const moe_seq *seq);
 /* Takes the next finished token (generate, score, next); false if there is none at the moment. */
 bool moe_seq_next(moe_seq *seq, moe_token *token);

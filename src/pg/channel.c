@@ -329,6 +329,9 @@ make_channel(void)
 /*
  * Take a slot for a run, and announce the channel there if the engine does
  * not know it
+ *
+ * That there is none is an error also if the session could compute itself: the
+ * limit is to hold where it matters, on a machine that has enough to do.
  */
 static void
 take_slot(MoeChannel *channel, bool announce)

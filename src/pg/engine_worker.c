@@ -200,6 +200,24 @@ ensure_engine(moe_error *err)
 }
 
 /*
+ * Has a session a part in the step that is being computed?
+ */
+static bool
+has_part(Session *s)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &s->jobs)
+	{
+		const Job  *job = dlist_container(Job, node, iter.cur);
+
+		if (job->seq != NULL && moe_seq_in_step(job->seq))
+			return true;
+	}
+	return false;
+}
+
+/*
  * Asked by the engine within a step: is it for nobody?
  */
 static bool
@@ -213,7 +231,7 @@ step_is_vain(void *ud)
 	{
 		Session    *s = dlist_container(Session, node, iter.cur);
 
-		if (s->model == ud && s->n_jobs > 0 && !*s->peer->gone)
+		if (s->model == ud && !*s->peer->gone && has_part(s))
 			return false;
 	}
 	return true;
@@ -430,6 +448,20 @@ add_job(Session *s, const MoeMessage *message)
 		job->error = keep_error(s, &err);
 }
 
+static void
+pause_job(Session *s, const MoeMessage *message)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &s->jobs)
+	{
+		Job		   *job = dlist_container(Job, node, iter.cur);
+
+		if (job->number == message->seq && job->seq != NULL)
+			moe_seq_pause_at(job->seq, *(const int64 *) (message + 1));
+	}
+}
+
 /*
  * Take the messages of a session that can be taken now; false if there was none
  */
@@ -456,6 +488,9 @@ read_session(Session *s)
 				break;
 			case MOE_MSG_ADD:
 				add_job(s, message);
+				break;
+			case MOE_MSG_PAUSE_AT:
+				pause_job(s, message);
 				break;
 			case MOE_MSG_END:
 				end_run(s);

@@ -26,7 +26,7 @@ typedef struct MoeRunHost
 	void		(*free) (MoeRun *run);
 
 	bool		(*done) (const MoeSeq *seq);
-	bool		(*next) (MoeSeq *seq, moe_token *token);
+	bool		(*next) (MoeSeq *seq, moe_token *token);	/* may raise */
 	const char *(*text) (const MoeSeq *seq, size_t *len);
 	const float *(*embedding) (const MoeSeq *seq, int *n);
 	moe_finish	(*finish) (const MoeSeq *seq);

@@ -44,7 +44,10 @@ local_begin(MoeRun *run)
 static moe_status
 local_add(MoeRun *run, MoeSeq *seq, const moe_request *request, moe_error *err)
 {
-	return moe_scheduler_add(((LocalRun *) run)->scheduler, request, &((LocalSeq *) seq)->seq, err);
+	moe_request mine = *request;
+
+	mine.pause_at = 0;			/* it computes when it is told to step */
+	return moe_scheduler_add(((LocalRun *) run)->scheduler, &mine, &((LocalSeq *) seq)->seq, err);
 }
 
 /*

@@ -4,8 +4,9 @@
  *	  Runs that the shared engine computes.
  *
  * The session sends its requests through a channel and keeps what comes back:
- * a step is to wait for the next message.  The engine goes on meanwhile; what
- * the session does not take waits with it.
+ * a step is to wait for the next message.  The engine goes on meanwhile, and what
+ * the session does not take waits with it; but of a request with a pause_at it
+ * stays at most so many tokens ahead of those taken.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,6 +28,8 @@ typedef struct SharedSeq
 {
 	MoeSeq		base;
 	bool		generates;
+	int64		ahead;			/* tokens that may be computed ahead; 0: any number */
+	int64		pause_at;		/* what the engine was told last */
 	bool		done;
 	moe_finish	finish;
 	moe_usage	usage;
@@ -158,6 +161,7 @@ shared_add(MoeRun *base, MoeSeq *seq, const moe_request *request, moe_error *err
 
 	mine.group = GetUserId();	/* roles get equal shares */
 	((SharedSeq *) seq)->generates = request->task == MOE_TASK_GENERATE;
+	((SharedSeq *) seq)->ahead = ((SharedSeq *) seq)->pause_at = request->pause_at;
 	resetStringInfo(&run->message);
 	moe_wire_add(&run->message, seq->number, &mine);
 	send_message(run);
@@ -210,6 +214,23 @@ shared_done(const MoeSeq *seq)
 	return ((const SharedSeq *) seq)->done;
 }
 
+/*
+ * Let the engine go on with a request of which half of what it may compute ahead
+ * has been taken
+ */
+static void
+let_go_on(SharedSeq *seq)
+{
+	SharedRun  *run = (SharedRun *) seq->base.run;
+
+	if (seq->ahead == 0 || seq->done || seq->pause_at - seq->taken > seq->ahead / 2)
+		return;
+	seq->pause_at = seq->taken + seq->ahead;
+	resetStringInfo(&run->message);
+	moe_wire_pause_at(&run->message, seq->base.number, seq->pause_at);
+	send_message(run);
+}
+
 static bool
 shared_next(MoeSeq *base, moe_token *token)
 {
@@ -217,9 +238,10 @@ shared_next(MoeSeq *base, moe_token *token)
 
 	if (seq->taken == seq->n_tokens)
 		return false;
-	*token = seq->tokens[seq->taken].token;
-	token->piece = seq->text.data + seq->tokens[seq->taken].piece;
 	seq->taken++;
+	let_go_on(seq);				/* may receive more */
+	*token = seq->tokens[seq->taken - 1].token;
+	token->piece = seq->text.data + seq->tokens[seq->taken - 1].piece;
 	return true;
 }
 

@@ -5,7 +5,8 @@
  *
  * The functions return one row per call.  In the select list, and through a
  * cursor on that, each row is handed on before the next token is computed, and a
- * stream that is not read to its end computes nothing more.  (In FROM the server
+ * stream that is not read to its end computes nothing more.  (The shared engine
+ * works a few tokens ahead, so that neither waits for the other.)  (In FROM the server
  * collects all rows first.)  The run hangs on the context of the set-returning
  * call, which the server deletes when the set is done, the cursor is closed or the
  * transaction fails.
@@ -27,6 +28,9 @@ MOE_FUNCTION(pg_moe_generate_stream_tokens);
 MOE_FUNCTION(pg_moe_chat_stream);
 MOE_FUNCTION(pg_moe_chat_stream_json);
 MOE_FUNCTION(pg_moe_chat_stream_jsonb);
+
+/* Tokens that the shared engine may be ahead */
+#define STREAM_AHEAD 16
 
 typedef struct Stream
 {
@@ -53,6 +57,7 @@ begin_stream(FunctionCallInfo fcinfo, MoePromptType type, bool is_chat)
 		: moe_tokens_of_prompt(call.model, PG_GETARG_DATUM(0), type, &call.options, NULL);
 	moe_call_request(&call, tokens, &request);
 	request.logprobs = call.options.logprobs;
+	request.pause_at = STREAM_AHEAD;
 	stream->run = moe_run_begin(call.model);
 	stream->seq = moe_run_add(stream->run, &request);
 	return stream;

@@ -52,6 +52,16 @@ moe_wire_add(StringInfo buf, uint32 seq, const moe_request *request)
 }
 
 /*
+ * Write MOE_MSG_PAUSE_AT
+ */
+void
+moe_wire_pause_at(StringInfo buf, uint32 seq, int64 n_tokens)
+{
+	append_header(buf, MOE_MSG_PAUSE_AT, seq);
+	append(buf, &n_tokens, sizeof(n_tokens));
+}
+
+/*
  * Write MOE_MSG_END
  */
 void

@@ -7,7 +7,8 @@
  * as they are in memory, and only pointers are made good at the other end.
  *
  * A session sends MOE_MSG_BEGIN, then MOE_MSG_ADD for each request, then, when
- * all are done, MOE_MSG_END.  The engine answers with messages that are a
+ * all are done, MOE_MSG_END.  Meanwhile MOE_MSG_PAUSE_AT lets a request go on that
+ * was told to pause; if it is done by then, that means nothing.  The engine answers with messages that are a
  * sequence of events.  Each request gets, in this order, at most one PROMPT, any
  * number of TOKENs or at most one EMBEDDING, and DONE or ERROR.
  *
@@ -29,13 +30,14 @@ typedef enum MoeMessageType
 {
 	MOE_MSG_BEGIN,				/* MoeModelSpec, path */
 	MOE_MSG_ADD,				/* moe_request, prompt, stop strings */
+	MOE_MSG_PAUSE_AT,			/* int64: see moe_seq_pause_at() */
 	MOE_MSG_END
 } MoeMessageType;
 
 typedef struct MoeMessage
 {
 	MoeMessageType type;
-	uint32		seq;			/* ADD: number of the request in its run, from 0 */
+	uint32		seq;			/* ADD, PAUSE_AT: number of the request in its run, from 0 */
 } MoeMessage;
 
 /* Which model to compute with; the path is not part of its identity */
@@ -49,6 +51,7 @@ typedef struct MoeModelSpec
 
 extern void moe_wire_begin(StringInfo buf, const MoeModelSpec *spec, const char *path);
 extern void moe_wire_add(StringInfo buf, uint32 seq, const moe_request *request);
+extern void moe_wire_pause_at(StringInfo buf, uint32 seq, int64 n_tokens);
 extern void moe_wire_end(StringInfo buf);
 
 extern const MoeModelSpec *moe_wire_spec(const MoeMessage *message, const char **path);

@@ -195,6 +195,17 @@ static moe_flow *choose(const moe_scheduler *s)
     return flow;
 }
 
+/* Does a flow of the ring have somebody to let in who must wait for others to end? */
+static bool lacks_room(const moe_scheduler *s, const moe_ring *ring)
+{
+    moe_flow *flow = ring->admit;
+
+    for (int i = 0; i < ring->n_flows; i++, flow = flow->next)
+        if (wants(s, flow) && fit_of(s, flow->waiting.first) == NO_ROOM)
+            return true;
+    return false;
+}
+
 static void let_in(moe_scheduler *s, moe_flow *flow)
 {
     moe_seq *seq = flow->waiting.first;
@@ -237,6 +248,7 @@ moe_status moe_admit(moe_scheduler *s, moe_error *err)
     look_ahead_all(&s->rings[1]);
     while (s->n_waiting > 0 && s->n_running < s->max_seqs && (flow = choose(s)) != NULL)
         let_in(s, flow);
+    s->crowded = lacks_room(s, &s->rings[0]) || lacks_room(s, &s->rings[1]);
     if (s->n_running > 0 || s->n_waiting == 0)
         return MOE_OK;
     moe_fail(err, MOE_ERR_TOO_LONG, "the KV cache is full");

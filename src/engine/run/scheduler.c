@@ -16,6 +16,9 @@
  * that other one.  There is always one that can go on: who waits for a page waits for somebody who
  * is at that page or an earlier one.
  *
+ * A sequence that nobody hurries (moe_seq_pause_at) takes no row, but only as long as nobody waits
+ * for the place and the pages that it holds: then it is computed to its end, out of the way.
+ *
  * A step that fails or is cancelled on its way counts for those sequences whose rows and logits
  * were all done; the rest of it is done again.
  */
@@ -405,7 +408,15 @@ static void lay_span(moe_scheduler *s, moe_seq *seq, moe_span *span)
     }
 }
 
-/* Fills the step: prompt chunks, then one row of each decoding sequence. */
+/* A sequence that is ahead of whoever takes its tokens. */
+static bool rests(const moe_scheduler *s, const moe_seq *seq)
+{
+    const int64_t pause_at = seq->request.pause_at;
+
+    return pause_at > 0 && seq->usage.generated_tokens >= pause_at && !s->crowded;
+}
+
+/* Fills the step: prompt chunks, then one row of each decoding sequence that does not rest. */
 static moe_status fill(moe_scheduler *s, moe_step *step, moe_error *err)
 {
     int n_prefill;
@@ -414,7 +425,8 @@ static moe_status fill(moe_scheduler *s, moe_step *step, moe_error *err)
     deal(s);
     n_prefill = s->n_rows;
     for (moe_seq *seq = s->decode.first; seq != NULL; seq = seq->next)
-        give_rows(s, seq, 1);
+        if (!rests(s, seq))
+            give_rows(s, seq, 1);
     if (!reserve_rows(s, s->n_rows))
         return moe_fail_memory(err, (size_t)s->n_rows * sizeof(*s->positions));
     s->n_rows = 0;

@@ -40,6 +40,7 @@ struct moe_scheduler {
     int64_t n_waiting, n_admitted;
     int n_decode, n_running, n_bulk; /* n_running: prompts and decode; bulk ones among them */
     int64_t bulk_credit;             /* rows that bulk prompts have coming */
+    bool crowded;                    /* somebody waits for a place or for pages */
 
     /* The current step. */
     moe_seq **span_seq; /* (max_seqs) in order of their rows */
@@ -67,8 +68,8 @@ void moe_sequence_changed(moe_seq *seq);
 bool moe_join_flow(moe_scheduler *s, moe_seq *seq);
 
 /* Looks ahead in the prompts that are being read, then lets waiting sequences in, as far as there
- * is room.  One for which memory fails ends with that
- * error; MOE_ERR_TOO_LONG if nothing runs and still nothing fits. */
+ * is room, and says in s->crowded whether some must wait for it.  One for which memory fails ends
+ * with that error; MOE_ERR_TOO_LONG if nothing runs and still nothing fits. */
 moe_status moe_admit(moe_scheduler *s, moe_error *err);
 
 #endif

@@ -344,6 +344,16 @@ void moe_sequence_fail(moe_seq *seq, const moe_error *err)
 
 /* --- what a host sees ------------------------------------------------------------------------- */
 
+void moe_seq_pause_at(moe_seq *seq, int64_t n_tokens)
+{
+    seq->request.pause_at = n_tokens;
+}
+
+bool moe_seq_in_step(const moe_seq *seq)
+{
+    return seq->span_rows > 0;
+}
+
 bool moe_seq_done(const moe_seq *seq)
 {
     return seq->state == MOE_SEQ_DONE;
