@@ -270,6 +270,8 @@ typedef struct moe_token {
 
 typedef struct moe_usage {
     int64_t prompt_tokens, cached_tokens, generated_tokens, steps; /* cached: of the prompt's */
+    int64_t expert_hits, expert_misses; /* its share, by rows, of those of its steps: the sum over
+                                         * all sequences is what the steps had */
     double seconds; /* in steps that this sequence took part in */
 } moe_usage;
 

@@ -112,6 +112,8 @@ typedef struct BatchCounters
 	int64		batches;
 	int64		steps;
 	int64		sequence_steps; /* summed up over the sequences */
+	int64		expert_hits;	/* with a shared engine our share, by tokens */
+	int64		expert_misses;
 	double		queue_wait;		/* seconds until a run's first sequence was begun */
 	double		seconds;
 } BatchCounters;
@@ -568,6 +570,8 @@ compute_run(BatchState *state, BatchRun *run)
 		counters->tokens.cached_tokens += usage->cached_tokens;
 		counters->tokens.generated_tokens += usage->generated_tokens;
 		counters->sequence_steps += usage->steps;
+		counters->expert_hits += usage->expert_hits;
+		counters->expert_misses += usage->expert_misses;
 	}
 }
 
@@ -775,6 +779,10 @@ explain_batch_scan(CustomScanState *node, List *ancestors, ExplainState *es)
 							psprintf("%lld  Steps: %lld  Occupancy: %.1f sequences, %.1f tokens",
 									 (long long) c->batches, (long long) c->steps,
 									 c->sequence_steps / n_steps, tokens / n_steps), es);
+		if (c->expert_hits + c->expert_misses > 0)
+			ExplainPropertyText("Expert Cache",
+								psprintf("%lld hits, %lld misses", (long long) c->expert_hits,
+										 (long long) c->expert_misses), es);
 		if (es->timing)
 			ExplainPropertyText("Queue Wait",
 								psprintf("%.3f ms  Compute: %.3f ms", c->queue_wait * 1000,
@@ -791,6 +799,8 @@ explain_batch_scan(CustomScanState *node, List *ancestors, ExplainState *es)
 	ExplainPropertyInteger("Steps", NULL, c->steps, es);
 	ExplainPropertyFloat("Sequences per Step", NULL, c->sequence_steps / n_steps, 1, es);
 	ExplainPropertyFloat("Tokens per Step", NULL, tokens / n_steps, 1, es);
+	ExplainPropertyInteger("Expert Cache Hits", NULL, c->expert_hits, es);
+	ExplainPropertyInteger("Expert Cache Misses", NULL, c->expert_misses, es);
 	if (es->timing)
 	{
 		ExplainPropertyFloat("Queue Wait", "ms", c->queue_wait * 1000, 3, es);

@@ -75,9 +75,28 @@ EXPLAIN (COSTS OFF) INSERT INTO docs SELECT id + 100, kind, body, moe.embed(body
 EXPLAIN (COSTS OFF) SELECT kind, avg(length(moe.generate(body, max_tokens => 2))) FROM docs GROUP BY kind;
 EXPLAIN (COSTS OFF) SELECT moe.embed(moe.generate(body, max_tokens => 2)) FROM docs ORDER BY id LIMIT 2;
 EXPLAIN (COSTS OFF) SELECT id, moe.generate(body, max_tokens => 2) AS g FROM docs ORDER BY g;
-SELECT regexp_replace(line, 'Steps: .*', 'Steps: ...') AS line
+SELECT regexp_replace(line, '(Steps:|Cache:) .*', '\1 ...') AS line
   FROM unnest(rows_of('EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) SELECT id, moe.embed(body) FROM docs')) line
  WHERE line !~ 'Prompt Tokens';
+-- what it tells of the expert cache is what the cache's own counters say
+CREATE FUNCTION expert_uses(query text, OUT hits_untold int, OUT misses_untold int, OUT hits boolean, OUT misses boolean)
+LANGUAGE plpgsql AS $$
+DECLARE
+    before record;
+    plan json;
+BEGIN
+    SELECT coalesce(sum(c.hits), 0) AS hits, coalesce(sum(c.misses), 0) AS misses INTO before FROM moe.weight_cache c WHERE model = 'pocket';
+    EXECUTE 'EXPLAIN (ANALYZE, FORMAT JSON) ' || query INTO plan;
+    SELECT c.hits - before.hits - told.hits, c.misses - before.misses - told.misses, told.hits > 0, told.misses > 0
+      INTO hits_untold, misses_untold, hits, misses
+      FROM moe.weight_cache c,
+           (SELECT (n ->> 'Expert Cache Hits')::int AS hits, (n ->> 'Expert Cache Misses')::int AS misses
+              FROM jsonb_path_query(plan::jsonb, 'strict $.** ? (@."Custom Plan Provider" == "MoeBatch")') n) told
+     WHERE c.model = 'pocket';
+END $$;
+SELECT units > 0 AS evicted FROM moe.evict('pocket');
+SELECT * FROM expert_uses('SELECT id, moe.generate(body, max_tokens => id) FROM docs');
+SELECT * FROM expert_uses('SELECT id, moe.generate(body, max_tokens => id) FROM docs');
 SELECT count(*) FROM unnest(rows_of('EXPLAIN (ANALYZE, COSTS OFF) SELECT id, moe.embed(body) FROM docs')) line
  WHERE line ~ 'Queue Wait: .* ms  Compute: .* ms';
 SET moe.batching = off;

@@ -106,6 +106,15 @@ foreach my $q (@questions)
 }
 is($node->safe_psql('postgres', $worker), $pid, 'bad requests do the worker no harm');
 
+# --- what EXPLAIN says of the experts
+
+my $experts = q{SELECT hits + misses FROM moe.weight_cache WHERE model = 'pocket'};
+my $plan = $node->safe_psql('postgres', qq{$experts;
+	EXPLAIN (ANALYZE) SELECT moe.generate('row ' || g, max_tokens => g) FROM generate_series(1, 20) AS g; $experts});
+like($plan, qr/^\d+\n.*Expert Cache: [1-9]\d* hits, \d+ misses\n.*\n\d+$/s, 'EXPLAIN tells of the expert cache');
+my ($uses_before, $hits, $misses, $uses_after) = $plan =~ /^(\d+)\n.*Expert Cache: (\d+) hits, (\d+) misses\n.*\n(\d+)$/s;
+is($hits + $misses, $uses_after - $uses_before, 'and that is what the cache has counted');
+
 # --- many at once
 
 my $ask = sub {
@@ -198,6 +207,27 @@ ok($node->poll_query_until('postgres', $clean), 'nothing is left');
 is($node->safe_psql('postgres', q{SELECT (moe.generate_stream('VACUUM reclaims')).seq LIMIT 2}), "1\n2", 'LIMIT');
 ok($node->poll_query_until('postgres', $clean), 'nothing is left');
 
+# what is not fetched is not computed, but for some tokens ahead: when the stream has come to rest, another
+# request's tokens go through the experts alone, and so use as many as with no stream there
+my $uses = q{SELECT hits + misses AS uses FROM moe.weight_cache WHERE model = 'pocket' \gset
+	SELECT length(moe.generate('A table is', max_tokens => 100, options => '{"ignore_eos": true}')) > 0 \g /dev/null
+	SELECT hits + misses - :uses FROM moe.weight_cache WHERE model = 'pocket';};
+my $story = q{'VACUUM reclaims', max_tokens => 800, options => '{"ignore_eos": true}'};
+my $alone = $node->safe_psql('postgres', $uses);
+my $out_of_stream = $node->safe_psql('postgres', qq{BEGIN;
+	DECLARE s CURSOR FOR SELECT (moe.generate_stream($story)).piece;
+	SELECT hits + misses AS before FROM moe.weight_cache WHERE model = 'pocket' \\gset
+	MOVE 3 FROM s;
+	$uses $uses
+	SELECT hits + misses - :before < 3 * $alone FROM moe.weight_cache WHERE model = 'pocket';
+	MOVE 7 FROM s;
+	$uses $uses
+	CLOSE s});
+like($out_of_stream, qr/^\d+\n$alone\nt\n\d+\n$alone$/, 'a stream rests where it is not fetched');
+ok($node->poll_query_until('postgres', $clean), 'nothing is left');
+is($node->safe_psql('postgres', qq{SELECT string_agg((s).piece, '' ORDER BY (s).seq) = moe.generate($story)
+	FROM (SELECT moe.generate_stream($story) AS s OFFSET 0) AS t}), 't', 'and goes on to the same text');
+
 # --- settings
 
 ($ret, $out, $err) = $node->psql('postgres', "SET moe.cpu_isa = 'scalar'; $generate");
@@ -240,6 +270,15 @@ is($session->query($generate), $answer, 'and a session that had a channel to it 
 $session->quit;
 ok($node->poll_query_until('postgres', $clean), 'nothing is left');
 
+# a stream that rests does not keep others waiting for the memory that it holds
+is($node->safe_psql('postgres', qq{SET statement_timeout = '180s';
+	BEGIN;
+	DECLARE s CURSOR FOR SELECT (moe.generate_stream($story)).seq;
+	MOVE 1 FROM s;
+	SELECT length(moe.generate($story)) > 0;
+	MOVE 798 FROM s;
+	FETCH 2 FROM s}), "t\n800", 'requests that wait for the memory of a stream that rests get it');
+
 # crashes: of the worker, and of a session that it works for
 foreach my $victim ('worker', 'session')
 {
@@ -266,6 +305,8 @@ my $two = q{BEGIN;
 ($ret, $out, $err) = $node->psql('postgres', "\\set VERBOSITY verbose\n$two $generate");
 like($err, qr/ERROR:  53400: too many requests for the shared engine\nDETAIL:.*\nHINT:  Try again/,
 	'moe.max_requests is a limit');
+($ret, $out, $err) = $node->psql('postgres', "SET moe.host = 'auto'; $two $generate");
+like($err, qr/ERROR:  too many requests for the shared engine\nDETAIL:/, 'with auto as well');
 is($node->safe_psql('postgres', "$two CLOSE s; $generate"), "1\n1\n$answer", 'that counts what is open');
 is($node->safe_psql('postgres', q{SET moe.host = 'auto'; SELECT host FROM moe.status}), 'shared', 'auto takes the worker');
 

@@ -775,6 +775,88 @@ static void test_a_full_queue_says_so(void **state)
     close_scheduler(s, p->model);
 }
 
+static void test_a_sequence_rests_where_it_is_told_to(void **state)
+{
+    pocket *p = *state;
+    const moe_request whole = fresh(p, MOE_TASK_GENERATE, 10, 60, 1, false);
+    const outcome want = run_alone(p->model, whole, 512);
+    moe_scheduler *s = open_scheduler(p->model, (moe_scheduler_options){0});
+    moe_request r = whole;
+    moe_seq *resting, *other;
+    outcome got;
+
+    r.pause_at = 8;
+    resting = add(s, r);
+    other = add(s, fresh(p, MOE_TASK_GENERATE, 10, 40, 2, false));
+    run(s);
+    assert_true(moe_seq_done(other));
+    assert_false(moe_seq_done(resting));
+    assert_int_equal(moe_seq_usage(resting)->generated_tokens, 8);
+    moe_seq_pause_at(resting, 20);
+    run(s);
+    assert_int_equal(moe_seq_usage(resting)->generated_tokens, 20);
+    assert_false(step(s));
+    moe_seq_pause_at(resting, 1000);
+    run(s);
+    got = take(resting);
+    assert_same(&want, &got);
+    close_scheduler(s, p->model);
+}
+
+static void test_but_not_where_others_wait_for_its_room(void **state)
+{
+    pocket *p = *state;
+    moe_engine *engine = open_engine(1, "auto");
+    moe_model *model = open_with_pages(engine, POCKET, 16, 0);
+    moe_request r = fresh(p, MOE_TASK_GENERATE, 10, 800, 1, false); /* 13 pages */
+
+    r.pause_at = 8;
+    for (int max_seqs = 2; max_seqs >= 1; max_seqs--) { /* pages are short, then places */
+        moe_scheduler *s = open_scheduler(model, (moe_scheduler_options){.max_seqs = max_seqs});
+        moe_seq *resting = add(s, r), *other;
+
+        run(s);
+        assert_int_equal(moe_seq_usage(resting)->generated_tokens, 8);
+        other = add(s, fresh(p, MOE_TASK_GENERATE, max_seqs == 2 ? 200 : 5, 10, 2, false));
+        run(s);
+        assert_true(moe_seq_done(resting));
+        assert_int_equal(moe_seq_usage(resting)->generated_tokens, 800);
+        assert_true(moe_seq_done(other));
+        close_scheduler(s, model);
+    }
+    moe_model_close(model);
+    moe_engine_free(engine);
+}
+
+static void test_sequences_share_what_steps_found_of_experts(void **state)
+{
+    enum { N = 7 };
+    pocket *p = *state;
+    moe_scheduler *s = open_scheduler(p->model, (moe_scheduler_options){.max_step_tokens = 64});
+    moe_arena_stats before, after;
+    int64_t hits = 0, misses = 0;
+    moe_seq *seqs[N];
+
+    for (int round = 0; round < 2; round++) {
+        moe_arena_stats_of(p->model->arena, &before);
+        for (int i = 0; i < N; i++)
+            seqs[i] = add(s, fresh(p, MOE_TASK_GENERATE, 1 + 30 * i, 3 * i, 0, false));
+        run(s);
+        moe_arena_stats_of(p->model->arena, &after);
+        hits = misses = 0;
+        for (int i = 0; i < N; i++) {
+            hits += moe_seq_usage(seqs[i])->expert_hits;
+            misses += moe_seq_usage(seqs[i])->expert_misses;
+            moe_seq_free(seqs[i]);
+        }
+        assert_int_equal(hits, after.hits - before.hits);
+        assert_int_equal(misses, after.misses - before.misses);
+        assert_true(round == 0 ? misses > 0 : misses == 0);
+        assert_true(hits > 0);
+    }
+    close_scheduler(s, p->model);
+}
+
 static void test_changed_sequences_are_told_once(void **state)
 {
     pocket *p = *state;
@@ -962,6 +1044,9 @@ int main(void)
         WITH_POCKET(test_bulk_work_leaves_places_and_pages),
         WITH_POCKET(test_small_requests_pass_large_ones_but_not_for_ever),
         WITH_POCKET(test_a_full_queue_says_so),
+        WITH_POCKET(test_a_sequence_rests_where_it_is_told_to),
+        WITH_POCKET(test_but_not_where_others_wait_for_its_room),
+        WITH_POCKET(test_sequences_share_what_steps_found_of_experts),
         WITH_POCKET(test_changed_sequences_are_told_once),
         WITH_POCKET(test_thousands_wait_without_harm),
         WITH_POCKET(test_a_step_cancelled_anywhere_is_repeated_without_harm),

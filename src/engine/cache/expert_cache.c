@@ -307,6 +307,7 @@ void moe_cache_touch(moe_expert_cache *cache, int32_t u, bool hit)
     uint32_t of_short, of_long;
 
     atomic_fetch_add_explicit(hit ? &unit->hits : &unit->misses, 1, memory_order_relaxed);
+    *(hit ? &cache->hits : &cache->misses) += 1;
     sums_at(atomic_load_explicit(&unit->heat, memory_order_relaxed), now, &of_short, &of_long);
     of_short = of_short + SHORT_USE < 0xffff ? of_short + SHORT_USE : 0xffff;
     of_long = of_long + LONG_USE < 0xffff ? of_long + LONG_USE : 0xffff;

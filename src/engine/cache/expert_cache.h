@@ -24,6 +24,7 @@ typedef struct moe_expert_cache {
     char *base;
     moe_cache_header *header;
     moe_cache_unit *units;
+    int64_t hits, misses; /* told to moe_cache_touch through this handle */
     /* Told of each unit that moe_cache_pin is asked for by a step, with true if it was there; NULL
      * outside of tests and measurements. */
     void (*trace)(void *ud, int32_t unit, bool hit);

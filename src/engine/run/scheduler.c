@@ -497,6 +497,16 @@ static void advance(moe_seq *seq, double seconds)
         moe_sequence_changed(seq);
 }
 
+/* Tells a sequence its share of what a step found and missed of experts. */
+static void share_experts(moe_seq *seq, const moe_span *span, int n_rows, int64_t hits,
+                          int64_t misses)
+{
+    const int64_t from = span->row, to = span->row + span->n_rows;
+
+    seq->usage.expert_hits += hits * to / n_rows - hits * from / n_rows;
+    seq->usage.expert_misses += misses * to / n_rows - misses * from / n_rows;
+}
+
 static double now(void)
 {
     struct timespec t;
@@ -510,6 +520,8 @@ moe_status moe_scheduler_step(moe_scheduler *s, bool *busy, moe_error *err)
     moe_model *model = s->model;
     const moe_forward forward = {&model->spec, &model->weights, model->device, &s->cancel,
                                  note_computed};
+    const moe_expert_cache *cache = &model->resident->cache;
+    const int64_t hits = cache->hits, misses = cache->misses;
     const double start = now();
     moe_step step;
     moe_status status = moe_admit(s, err);
@@ -526,6 +538,9 @@ moe_status moe_scheduler_step(moe_scheduler *s, bool *busy, moe_error *err)
     for (int i = 0; i < s->n_spans; i++) {
         moe_seq *seq = s->span_seq[i];
 
+        if (s->computed)
+            share_experts(seq, &s->spans[i], step.n_rows, cache->hits - hits,
+                          cache->misses - misses);
         if (s->computed && (seq->span_wanted == 0 || seq->finish == MOE_FINISH_ERROR))
             advance(seq, now() - start);
         seq->span_rows = 0;
