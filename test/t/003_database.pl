@@ -51,6 +51,14 @@ like($err, qr/has no equivalent in encoding "LATIN1"/, 'or raises the error');
 is($node->safe_psql('latin', qq{SELECT string_agg(coalesce(result, 'null'), ' ') ~ 'null'
 	FROM moe.generate(ARRAY['An index'], max_tokens => 64, temperature => 5, seed => $first, options => '{"on_error": "null"}')}),
 	't', 'and arrays');
+# a long text, whose characters lie across any border
+$node->safe_psql('postgres',
+	q{CREATE DATABASE japanese ENCODING 'EUC_JP' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0});
+$node->safe_psql('japanese', 'CREATE EXTENSION pg_moe');
+is($node->safe_psql('japanese', qq{$utf8 SELECT string_agg((moe.embed(rpad('', n, 'word ') || repeat('\x{65e5}', 40),
+	options => '{"on_error": "null"}') IS NULL)::text, ' ') FROM generate_series(1000, 1003) AS n}),
+	'false false false false', 'a long text of characters of several bytes is read');
+
 $node->safe_psql('postgres',
 	q{CREATE DATABASE ascii ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0});
 $node->safe_psql('ascii', 'CREATE EXTENSION pg_moe');
