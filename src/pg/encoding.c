@@ -4,8 +4,9 @@
  *	  Texts between the database's encoding and the engine's UTF-8.
  *
  * A character that the database's encoding does not have raises the server's
- * usual error, unless a caller has asked before.  What a model may emit and a text can't hold, the zero byte and a
- * token that is a part of a character, becomes U+FFFD.
+ * usual error; callers that want none ask before.  What a model may emit and a
+ * text can't hold, the zero byte and a token that is a part of a character,
+ * becomes U+FFFD.
  *
  *-------------------------------------------------------------------------
  */
@@ -87,7 +88,7 @@ moe_utf8_cstring(const char *s, size_t len)
 static MoeUtf8
 repair(const char *s, size_t len)
 {
-	size_t		valid = len == 0 ? 0 : pg_encoding_verifymbstr(PG_UTF8, s, (int) len);
+	size_t		valid = pg_encoding_verifymbstr(PG_UTF8, s, (int) len);
 	StringInfoData buf;
 
 	if (valid == len)
@@ -117,7 +118,7 @@ moe_server_can_hold(const char *s, size_t len)
 {
 	MoeUtf8		repaired;
 
-	if (GetDatabaseEncoding() == PG_UTF8)
+	if (len == 0 || GetDatabaseEncoding() == PG_UTF8)
 		return true;
 	repaired = repair(s, len);
 	return is_convertible(repaired.data, repaired.len, PG_UTF8, GetDatabaseEncoding());
@@ -129,9 +130,13 @@ moe_server_can_hold(const char *s, size_t len)
 char *
 moe_server_cstring(const char *s, size_t len)
 {
-	MoeUtf8		repaired = repair(s, len);
-	const char *converted = pg_any_to_server(repaired.data, (int) repaired.len, PG_UTF8);
+	MoeUtf8		repaired;
+	const char *converted;
 
+	if (len == 0)
+		return pstrdup("");
+	repaired = repair(s, len);
+	converted = pg_any_to_server(repaired.data, (int) repaired.len, PG_UTF8);
 	return converted == s ? pnstrdup(s, len) : unconstify(char *, converted);
 }
 
