@@ -68,9 +68,10 @@ client() {
             { statement && echo "ROLLBACK; \\echo mark $mark"; } >&"$in" || alive=0
             while [ $alive = 1 ] && [ "${line:-}" != "mark $mark" ]; do read -r line <&"$out" || alive=0; done
         done 2>/dev/null # the shell closes what belongs to a psql that has ended
-        # What is left of a session at its end; one may also go with a stream open.
+        # What is left of a session at its end (the shared engine's is everybody's); one may also go with
+        # a stream open.
         if [ $alive = 1 ] && ! running; then
-            echo "RESET statement_timeout; SELECT 'left ' || schedulers + sequences + kv_pages_used FROM moe.status;" >&"$in"
+            echo "RESET statement_timeout; SELECT 'left ' || CASE host WHEN 'backend' THEN schedulers + sequences + kv_pages_used ELSE 0 END FROM moe.status;" >&"$in"
             read -r line <&"$out" && echo "$line" >>"$work/left"
         elif [ $alive = 1 ]; then
             echo "BEGIN; DECLARE s CURSOR FOR SELECT moe.generate_stream('A table is'); MOVE 3 FROM s; \\q" >&"$in"
