@@ -127,7 +127,8 @@ moe_status moe_model_describe(const char *path, const moe_model_options *options
                               moe_error *err);
 
 /* Loads what is not in memory yet, dense parts first, then experts from the hottest on, as far as
- * there is room for them without evicting others; at most max_bytes, if that is not 0. */
+ * there is room for them without evicting others; at most max_bytes, if that is not 0, of experts,
+ * but at least one unit. */
 moe_status moe_model_prewarm(moe_model *model, size_t max_bytes, const moe_cancel *cancel,
                              int *n_units, size_t *n_bytes, moe_error *err);
 

@@ -478,6 +478,8 @@ open_model(const MoeModelRow *row, const char *path, const char *stamp, const ch
 		close_model(m);
 		return NULL;
 	}
+	if (!text_only)
+		moe_store_set_source(row->weights_key, path, stamp, m->spec.quantize);
 	warn_about_private_memory(row->name);
 	return m;
 }
@@ -555,6 +557,8 @@ open_for(const MoeModelRow *row, Purpose purpose)
 		pfree(m->stamp);
 		m->stamp = copy;
 		moe_model_accept_files(m->model);
+		if (!m->text_only)
+			moe_store_set_source(m->spec.weights_key, path, stamp, m->spec.quantize);
 		return m;
 	}
 	if (purpose == FOR_SHARED)

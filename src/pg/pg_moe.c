@@ -8,12 +8,14 @@
  * function needs them, in the backend that calls it.
  * The library works without shared_preload_libraries; preloaded, it asks for
  * the shared memory of its control block instead of taking it from the
- * server's reserve, and has the postmaster run the shared engine.
+ * server's reserve, and has the postmaster run the shared engine and, at its start, a
+ * process that loads the weights that were in memory before.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "autoprewarm.h"
 #include "batch.h"
 #include "channel.h"
 #include "compat.h"
@@ -42,4 +44,6 @@ _PG_init(void)
 		moe_engine_request_shmem();
 		moe_engine_register();
 	}
+	if (process_shared_preload_libraries_in_progress && moe_autoprewarm && !IsBinaryUpgrade)
+		moe_autoprewarm_register();
 }

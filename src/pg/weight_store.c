@@ -98,6 +98,13 @@ typedef struct Control
 	Block		blocks[MAX_BLOCKS];
 } Control;
 
+/* Keys of blocks that made room for another one */
+typedef struct Evicted
+{
+	int			n;
+	char		keys[MAX_BLOCKS][MAX_KEY];
+} Evicted;
+
 /* A block that this backend uses */
 typedef struct Mapping
 {
@@ -109,6 +116,7 @@ typedef struct Mapping
 	dsm_segment *segment;
 	void	   *address;
 	size_t		size;
+	MoeWeightSource *source;	/* malloc'ed; NULL if not told */
 } Mapping;
 
 static Control *control = NULL;
@@ -242,10 +250,10 @@ free_slot(Block *b)
 
 /*
  * Give back the block without users that was used least recently, if there is
- * one.  Caller holds the lock.
+ * one, and note its key.  Caller holds the lock.
  */
 static bool
-evict_one(void)
+evict_one(Evicted *evicted)
 {
 	Block	   *victim = NULL;
 
@@ -259,8 +267,20 @@ evict_one(void)
 	}
 	if (victim == NULL)
 		return false;
+	if (evicted->n < MAX_BLOCKS)
+		strcpy(evicted->keys[evicted->n++], victim->key);
 	free_slot(victim);
 	return true;
+}
+
+/*
+ * Remember that these are gone; without the lock
+ */
+static void
+tell_evicted(Evicted *evicted)
+{
+	while (evicted->n > 0)
+		moe_usage_given_back(evicted->keys[--evicted->n]);
 }
 
 static uint64
@@ -341,13 +361,13 @@ free_room(uint64 most, uint64 *offset)
  * users have made room.  0 if that is less than `least`.  Caller holds the lock.
  */
 static uint64
-find_room(uint64 least, uint64 most, uint64 *offset)
+find_room(uint64 least, uint64 most, uint64 *offset, Evicted *evicted)
 {
 	uint64		room;
 
 	do
 		room = free_room(most, offset);
-	while (room < most && evict_one());
+	while (room < most && evict_one(evicted));
 	return room < least ? 0 : room;
 }
 
@@ -461,33 +481,42 @@ free_mapping(Mapping *m)
 		ConditionVariableBroadcast(&control->changed);
 	}
 	dlist_delete(&m->node);
+	free(m->source);
 	free(m);
 }
 
 /*
  * Write down what of the block was used, if nobody else will do so, or has done
  * for a while
+ *
+ * Who has not told the source has not used the block.
  */
 static void
-save_usage(Mapping *m)
+save_usage(Mapping *m, bool leaving)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	bool		due = m->slot < 0;
+	bool		due = false;
 
-	if (m->fresh)
+	if (m->fresh || m->source == NULL)
 		return;
-	if (!due)
+	if (m->slot < 0)
+	{
+		if (leaving)
+			moe_usage_write(m->key, m->address, NULL);
+		return;
+	}
+	LWLockAcquire(&control->lock, LW_EXCLUSIVE);
+	if (!control->blocks[m->slot].doomed)
 	{
 		Block	   *b = &control->blocks[m->slot];
 
-		LWLockAcquire(&control->lock, LW_EXCLUSIVE);
-		due = b->users == 1 || now - b->saved > SAVE_INTERVAL;
+		due = (leaving && b->users == 1) || now - b->saved > SAVE_INTERVAL;
 		if (due)
 			b->saved = now;
-		LWLockRelease(&control->lock);
 	}
+	LWLockRelease(&control->lock);
 	if (due)
-		moe_usage_write(m->key, m->address);
+		moe_usage_write(m->key, m->address, m->source);
 }
 
 static moe_status
@@ -544,7 +573,9 @@ join_slot(Mapping *m, size_t least, size_t most, const char **why, moe_error *er
 	bool		joined = false;
 	uint64		size,
 				offset;
+	Evicted		evicted;
 
+	evicted.n = 0;
 	*why = NULL;
 	ConditionVariablePrepareToSleep(&control->changed);
 	for (;;)
@@ -590,7 +621,7 @@ join_slot(Mapping *m, size_t least, size_t most, const char **why, moe_error *er
 		}
 
 		/* Nobody has it: make room, then take a slot */
-		size = find_room(least, most, &offset);
+		size = find_room(least, most, &offset, &evicted);
 		if (size == 0)
 		{
 			LWLockRelease(&control->lock);
@@ -606,10 +637,10 @@ join_slot(Mapping *m, size_t least, size_t most, const char **why, moe_error *er
 			 /* look on */ ;
 		if (slot == MAX_BLOCKS)
 		{
-			bool		evicted = evict_one();
+			bool		any = evict_one(&evicted);
 
 			LWLockRelease(&control->lock);
-			if (evicted)
+			if (any)
 				continue;
 			*why = "too many models are in use";
 			break;
@@ -632,6 +663,7 @@ join_slot(Mapping *m, size_t least, size_t most, const char **why, moe_error *er
 		break;
 	}
 	ConditionVariableCancelSleep();
+	tell_evicted(&evicted);
 	return joined;
 }
 
@@ -781,7 +813,7 @@ store_release(void *ud, const char *key)
 
 	if (--m->users > 0)
 		return;
-	save_usage(m);
+	save_usage(m, true);
 	free_mapping(m);
 }
 
@@ -798,6 +830,39 @@ moe_store_begin_exit(void)
 {
 	while (!dlist_is_empty(&mappings))
 		free_mapping(dlist_head_element(Mapping, node, &mappings));
+}
+
+/*
+ * Tell where the weights of a block that this backend uses come from, and that
+ * the files have been found right
+ */
+void
+moe_store_set_source(const char *key, const char *path, const char *stamp, moe_quantize quantize)
+{
+	Mapping    *m = find_mapping(key);
+
+	if (m == NULL || strlen(path) >= MAXPGPATH)
+		return;
+	if (m->source == NULL)
+		m->source = calloc(1, sizeof(MoeWeightSource));
+	if (m->source == NULL)
+		return;
+	strlcpy(m->source->path, path, MAXPGPATH);
+	strlcpy(m->source->stamp, stamp, MOE_STAMP_SIZE);
+	m->source->quantize = quantize;
+}
+
+/*
+ * Write down what of a block that this backend uses was used, if nobody has done
+ * so for a while
+ */
+void
+moe_store_note_usage(const char *key)
+{
+	Mapping    *m = find_mapping(key);
+
+	if (m != NULL)
+		save_usage(m, false);
 }
 
 /*
@@ -990,6 +1055,8 @@ moe_store_free(const char *key)
 		freed = true;
 	}
 	LWLockRelease(&control->lock);
+	if (freed)
+		moe_usage_given_back(key);
 	return freed;
 }
 

@@ -27,7 +27,7 @@
 
 typedef enum MoeMessageType
 {
-	MOE_MSG_BEGIN,				/* MoeModelSpec, path */
+	MOE_MSG_BEGIN,				/* MoeModelSpec, path, stamp of the files */
 	MOE_MSG_ADD,				/* moe_request, prompt, stop strings */
 	MOE_MSG_END
 } MoeMessageType;
@@ -47,11 +47,13 @@ typedef struct MoeModelSpec
 	moe_quantize quantize;
 } MoeModelSpec;
 
-extern void moe_wire_begin(StringInfo buf, const MoeModelSpec *spec, const char *path);
+extern void moe_wire_begin(StringInfo buf, const MoeModelSpec *spec, const char *path,
+						   const char *stamp);
 extern void moe_wire_add(StringInfo buf, uint32 seq, const moe_request *request);
 extern void moe_wire_end(StringInfo buf);
 
-extern const MoeModelSpec *moe_wire_spec(const MoeMessage *message, const char **path);
+extern const MoeModelSpec *moe_wire_spec(const MoeMessage *message, const char **path,
+										const char **stamp);
 extern void moe_wire_request(const MoeMessage *message, moe_request *request);
 
 /* ----------
