@@ -90,7 +90,7 @@ typedef struct moe_model_options {
     int n_ctx;           /* longest sequence; 0: what the model was trained for */
     moe_kv_type kv_type; /* auto: f32 for unquantised weights, else f16 */
     moe_quantize quantize;
-    size_t kv_bytes; /* limit of the KV cache of this model in this process; 0: 1 GiB */
+    size_t kv_bytes;      /* limit of the KV cache of this model in this process; 0: 1 GiB */
     size_t kv_idle_bytes; /* how much of it may stay filled with beginnings of prompts that no
                            * sequence uses at the moment; 0: all of it */
     const moe_weight_store *store; /* NULL: private memory */
@@ -114,8 +114,8 @@ typedef struct moe_model_info {
     int32_t bos_id, eos_id; /* -1 if none */
 } moe_model_info;
 
-/* Opens a GGUF file (the first of a split set) or a Hugging Face folder.  Weights are read and packed
- * when they are first needed, unless the arena has them already: the files stay open. */
+/* Opens a GGUF file (the first of a split set) or a Hugging Face folder.  Weights are read and
+ * packed when they are first needed, unless the arena has them already: the files stay open. */
 moe_status moe_model_open(moe_engine *engine, const char *path, const moe_model_options *options,
                           moe_model **out, moe_error *err);
 void moe_model_close(moe_model *model);
