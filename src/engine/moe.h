@@ -168,6 +168,11 @@ bool moe_arena_unit_of(const void *arena, int i, moe_arena_unit *out); /* false:
  * model. */
 void moe_arena_evict(void *arena, int *n_units, size_t *n_bytes);
 
+/* Makes an arena end at `size` bytes from now on, if that leaves room for what acquire was told is
+ * the least, and `size` bytes are there.  What lies beyond is evicted; false: not all of it, as some
+ * is in use; the caller tries again before he takes the memory, or gives the arena its end back. */
+bool moe_arena_resize(void *arena, size_t size);
+
 /* Says how much the units had been used when the arena last existed; false if n_units is not their
  * number. */
 bool moe_arena_remember(void *arena, const uint16_t *heat, int n_units);

@@ -315,6 +315,7 @@ join_model(const MoeModelSpec *spec, const char *path, const char *stamp, Shared
 	if (status == MOE_OK)
 	{
 		moe_store_set_source(spec->weights_key, path, stamp, spec->quantize);
+		moe_store_grow(spec->weights_key);
 		status = ensure_scheduler(m, err);
 	}
 	if (status != MOE_OK)

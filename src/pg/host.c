@@ -546,6 +546,8 @@ open_for(const MoeModelRow *row, Purpose purpose)
 		if (moe_model_stamp(path, stamp, sizeof(stamp), &err) == MOE_OK && strcmp(stamp, m->stamp) == 0)
 		{
 			dlist_move_head(&open_models, &m->node);
+			if (!m->text_only)
+				moe_store_grow(m->spec.weights_key);
 			return m;
 		}
 	}

@@ -13,9 +13,13 @@
  * that it outlives its users, and the setting limits their sum.  A block is
  * as large as its model, or, where the limit is smaller, as large as can be had.
  * Blocks without users make room for others, those used least recently
- * first; a block with users keeps its size, so that who comes last may find
- * little room or none.  One that had to be small is made anew when it is next
- * opened without users and there is more room.
+ * first.  If that is not enough, one with users becomes smaller at its end, so that
+ * who comes has about as much as it keeps, but neither less than it needs.
+ * It becomes larger again when a session begins to compute with its model and
+ * there is room behind it.  What a segment gives back so goes
+ * to the system, page by page, and is taken anew before it is used, lest a
+ * write find no memory.  A block that had to be small and can't grow where it is
+ * is made anew when it is next opened without users and there is more room.
  *
  * Where shared memory can't be had (a container's small /dev/shm), the block
  * is private memory, and the caller gets a complaint to pass on as a WARNING.
@@ -30,7 +34,8 @@
  * LOCKING: control->lock guards all of the control block but for the
  * condition variable.  It is held for a few instructions, or while a segment
  * is given back, but never across engine work, waiting, or the creation of a
- * segment.  A block with users > 0 stays where it is.
+ * segment.  A block with users > 0 stays where it is; one with resizing set
+ * keeps its size but for the backend that set it.
  *
  * The functions of moe_shared_store are called by the engine and so must
  * neither raise an error nor let one pass: what may raise is caught and
@@ -63,6 +68,7 @@
 #define MAX_KEY 128
 #define SAVE_INTERVAL (5 * USECS_PER_MINUTE)
 #define BLOCK_ALIGN 4096
+#define MAX_ASKED 4				/* for the case that others take what was given */
 #define CONTROL_NAME "pg_moe weights"
 #define RANGE_NAME "pg_moe weight cache"
 #define TRANCHE_NAME "MoeWeights"
@@ -79,10 +85,14 @@ typedef struct Block
 	char		key[MAX_KEY];
 	BlockState	state;
 	bool		doomed;			/* to be given back when users drops to 0 */
+	bool		resizing;		/* a user makes it smaller or larger */
 	int			users;			/* backends that have it mapped */
 	dsm_handle	handle;			/* DSM_HANDLE_INVALID until it is created */
 	uint64		offset;			/* in the range, if there is one */
 	uint64		size;
+	uint64		least;			/* size that its model needs, */
+	uint64		most;			/* and that it can use */
+	uint64		capacity;		/* of its segment */
 	uint64		last_used;		/* value of control->clock */
 	TimestampTz saved;			/* when its usage was last written to disk */
 } Block;
@@ -372,22 +382,93 @@ find_room(uint64 least, uint64 most, uint64 *offset, Evicted *evicted)
 }
 
 /*
+ * Bytes that are free at the end of a block, and that its memory can have there.
+ * Caller holds the lock.
+ */
+static uint64
+room_behind(const Block *b)
+{
+	uint64		end = b->offset + b->size,
+				next = range_size,
+				offset;
+
+	if (range == NULL)
+		return free_room(b->capacity - b->size, &offset);
+	for (int i = 0; i < MAX_BLOCKS; i++)
+		if (control->blocks[i].state != BLOCK_FREE && control->blocks[i].offset >= end)
+			next = Min(next, control->blocks[i].offset);
+	return next > end ? next - end : 0;
+}
+
+/*
  * Would a block without users that is smaller than its model be much larger if
- * it were made anew?  Caller holds the lock.
+ * it were made anew, and not by growing where it is?  Caller holds the lock.
  */
 static bool
 has_outgrown(Block *b, uint64 most)
 {
 	BlockState	state = b->state;
 	uint64		room,
+				here,
 				offset;
 
 	if (b->users > 0 || b->size >= most)
 		return false;
+	here = Min(b->size + room_behind(b), most);
 	b->state = BLOCK_FREE;
 	room = free_room(most, &offset);
 	b->state = state;
-	return room == most || room > b->size + b->size / 4;
+	return (room == most && here < most) || room > here + here / 4;
+}
+
+/*
+ * Is room about to be given?  Caller holds the lock.
+ */
+static bool
+any_resizing(void)
+{
+	for (int i = 0; i < MAX_BLOCKS; i++)
+		if (control->blocks[i].state == BLOCK_READY && control->blocks[i].resizing)
+			return true;
+	return false;
+}
+
+/*
+ * The block with users that is to become smaller for one of `least` to `most` bytes;
+ * NULL if that gives none more than it could have as things are.  *size receives
+ * the size that is left.  Caller holds the lock.
+ */
+static Block *
+choose_giver(uint64 least, uint64 most, uint64 *size)
+{
+	Block	   *giver = NULL;
+	uint64		offset,
+				free = free_room(most, &offset),
+				best = free;
+
+	for (int i = 0; i < MAX_BLOCKS; i++)
+	{
+		Block	   *b = &control->blocks[i];
+		uint64		behind,
+					both,
+					wanted,
+					kept;
+
+		if (b->state != BLOCK_READY || b->users == 0 || b->resizing)
+			continue;
+		behind = range ? room_behind(b) : free;
+		both = b->size + behind;
+		wanted = Max(least, Min(most, both / 2));
+		kept = both > wanted ? both - wanted : 0;
+		kept = Max(b->least, kept - kept % BLOCK_ALIGN);
+		if (kept < b->size && both - kept >= least && both - kept > best)
+		{
+			giver = b;
+			*size = kept;
+			best = both - kept;
+		}
+	}
+	return giver;
 }
 
 /*
@@ -561,6 +642,134 @@ map_private(Mapping *m, const char *why, moe_error *err)
 }
 
 /*
+ * Wait a little for other processes, with an eye on the flags; false if the
+ * statement is to end
+ */
+static bool
+wait_a_little(long ms)
+{
+	waiting = true;
+	HOLD_INTERRUPTS();
+	ConditionVariableTimedSleep(&control->changed, ms, moe_wait_event_load());
+	RESUME_INTERRUPTS();
+	waiting = false;
+	return !moe_cancel_by_interrupt.requested(NULL);
+}
+
+/*
+ * Have a block that other backends use end at `size` bytes, and what was behind
+ * that given back, if it is a segment; false if that could not be done
+ *
+ * The caller has set resizing and is among the users.  cancelled is set if
+ * the statement is to end.
+ */
+static bool
+cut_arena(const Block *b, char *arena, uint64 size, bool *cancelled)
+{
+	while (!moe_arena_resize(arena, size))
+	{
+		if (!wait_a_little(10))
+		{
+			*cancelled = true;
+			(void) moe_arena_resize(arena, b->size);
+			return false;
+		}
+	}
+	if (range == NULL && madvise(arena + size, b->size - size, MADV_REMOVE) != 0)
+	{
+		(void) moe_arena_resize(arena, b->size);
+		return false;
+	}
+	return true;
+}
+
+/*
+ * Make a block smaller; the caller has set resizing and is among the users
+ */
+static bool
+shrink_block(Block *b, uint64 size, bool *cancelled)
+{
+	const Mapping *m = find_mapping(b->key);
+	dsm_segment *segment = NULL;
+	char	   *why = NULL;
+	char	   *arena;
+	bool		done;
+
+	if (range)
+		arena = range + b->offset;
+	else if (m != NULL && m->slot >= 0)
+		arena = m->address;
+	else
+	{
+		segment = get_segment(0, b->handle, &why);
+		arena = segment ? dsm_segment_address(segment) : NULL;
+		free(why);
+	}
+	done = arena != NULL && cut_arena(b, arena, size, cancelled);
+	if (segment)
+		dsm_detach(segment);
+
+	LWLockAcquire(&control->lock, LW_EXCLUSIVE);
+	if (done)
+		b->size = size;
+	b->resizing = false;
+	leave_slot(b - control->blocks);
+	LWLockRelease(&control->lock);
+	return done;
+}
+
+/*
+ * Memory for a part of a segment that has none any more; false if it can't be had
+ */
+static bool
+populate(char *address, Size size)
+{
+#ifdef MADV_POPULATE_WRITE
+	return madvise(address, size, MADV_POPULATE_WRITE) == 0;
+#else
+	return false;
+#endif
+}
+
+/*
+ * Give a block that is smaller than its model what is free behind it
+ */
+static void
+grow_block(const Mapping *m)
+{
+	Block	   *b = &control->blocks[m->slot];
+	char	   *arena = m->address;
+	uint64		before,
+				after;
+
+	if (b->size >= b->most)		/* the usual case; a glance without the lock does */
+		return;
+	LWLockAcquire(&control->lock, LW_EXCLUSIVE);
+	before = b->size;
+	after = b->resizing ? before : Min(b->most, before + room_behind(b));
+	after -= after % BLOCK_ALIGN;
+	if (after > before)
+	{
+		b->size = after;
+		b->resizing = true;
+	}
+	LWLockRelease(&control->lock);
+	if (after <= before)
+		return;
+	if (range || populate(arena + before, after - before))
+		(void) moe_arena_resize(arena, after);
+	else
+	{
+		(void) madvise(arena + before, after - before, MADV_REMOVE);
+		after = before;
+	}
+	LWLockAcquire(&control->lock, LW_EXCLUSIVE);
+	b->size = after;
+	b->resizing = false;
+	LWLockRelease(&control->lock);
+}
+
+/*
  * Find the key's slot or make one, and join its users
  *
  * Returns false if the block can't be shared: *why then says so, or err is
@@ -572,7 +781,9 @@ join_slot(Mapping *m, size_t least, size_t most, const char **why, moe_error *er
 {
 	bool		joined = false;
 	uint64		size,
-				offset;
+				offset,
+				kept;
+	int			n_asked = 0;	/* blocks that became smaller for us */
 	Evicted		evicted;
 
 	evicted.n = 0;
@@ -587,14 +798,9 @@ join_slot(Mapping *m, size_t least, size_t most, const char **why, moe_error *er
 		slot = find_slot(m->key);
 		if (slot >= 0 && control->blocks[slot].state == BLOCK_LOADING)
 		{
-			/* Another backend is at it: wait, with an eye on the flags */
+			/* Another backend is at it */
 			LWLockRelease(&control->lock);
-			waiting = true;
-			HOLD_INTERRUPTS();
-			ConditionVariableTimedSleep(&control->changed, 100, moe_wait_event_load());
-			RESUME_INTERRUPTS();
-			waiting = false;
-			if (moe_cancel_by_interrupt.requested(NULL))
+			if (!wait_a_little(100))
 			{
 				fail(err, MOE_ERR_CANCELLED, "cancelled");
 				break;
@@ -622,12 +828,35 @@ join_slot(Mapping *m, size_t least, size_t most, const char **why, moe_error *er
 
 		/* Nobody has it: make room, then take a slot */
 		size = find_room(least, most, &offset, &evicted);
+		b = NULL;
+		if (size < most && n_asked < MAX_ASKED && (size == 0 || n_asked == 0))
+			b = choose_giver(least, most, &kept);
+		if (b != NULL || (size == 0 && any_resizing()))
+		{
+			bool		cancelled = false;
+
+			if (b != NULL)
+			{
+				b->resizing = true;
+				b->users++;
+			}
+			LWLockRelease(&control->lock);
+			if (b == NULL)
+				cancelled = !wait_a_little(10);
+			else
+				(void) shrink_block(b, kept, &cancelled);
+			n_asked += b != NULL;
+			if (!cancelled)
+				continue;
+			fail(err, MOE_ERR_CANCELLED, "cancelled");
+			break;
+		}
 		if (size == 0)
 		{
 			LWLockRelease(&control->lock);
 			fail(err, MOE_ERR_MEMORY, "weights do not fit into moe.weight_cache_size");
 			snprintf(err->detail, sizeof(err->detail),
-					 "At least %zu MB are needed at a time; the limit is %d MB, a part of which may be in use.",
+					 "At least %zu MB are needed at a time; the limit is %d MB, of which other models keep what they need.",
 					 (least + 1024 * 1024 - 1) / (1024 * 1024), moe_weight_cache_size);
 			strlcpy(err->hint, "Raise moe.weight_cache_size, or drop a model that is not needed.",
 					sizeof(err->hint));
@@ -653,6 +882,9 @@ join_slot(Mapping *m, size_t least, size_t most, const char **why, moe_error *er
 		b->handle = DSM_HANDLE_INVALID;
 		b->offset = offset;
 		b->size = size;
+		b->least = least;
+		b->most = most;
+		b->capacity = size;
 		b->last_used = ++control->clock;
 		b->saved = GetCurrentTimestamp();
 		LWLockRelease(&control->lock);
@@ -753,6 +985,8 @@ acquire(const char *key, size_t least, size_t most, void **arena, size_t *size, 
 		return status;
 	}
 
+	if (m->slot >= 0 && !m->fresh)
+		grow_block(m);
 	dlist_push_head(&mappings, &m->node);
 	*arena = m->address;
 	*size = m->size;
@@ -850,6 +1084,19 @@ moe_store_set_source(const char *key, const char *path, const char *stamp, moe_q
 	strlcpy(m->source->path, path, MAXPGPATH);
 	strlcpy(m->source->stamp, stamp, MOE_STAMP_SIZE);
 	m->source->quantize = quantize;
+}
+
+/*
+ * Give a block that this backend uses more room, if it had to be small and there
+ * is some by now
+ */
+void
+moe_store_grow(const char *key)
+{
+	Mapping    *m = find_mapping(key);
+
+	if (m != NULL && m->slot >= 0 && !m->fresh)
+		grow_block(m);
 }
 
 /*
@@ -990,7 +1237,10 @@ moe_store_visit(const char *key, MoeArenaVisitor fn, void *arg)
 	info.size = m->size;
 	info.is_shared = m->slot >= 0;
 	if (info.is_shared)
+	{
+		info.size = control->blocks[m->slot].size;
 		info.users = control->blocks[m->slot].users - (guest ? 1 : 0);
+	}
 	PG_TRY();
 	{
 		fn(&info, arg);

@@ -22,6 +22,9 @@
  * the text at hand and on what the expert is for.  That visit is due when all layers have had one
  * since the last: what has just been computed comes last again.  test/bench/README.md compares this
  * with the optimum.  The heat of what was evicted is kept.
+ *
+ * An arena can become smaller and larger at its end while it is in use: frames that are beyond it
+ * are handed out no more, and emptied as soon as they have no pins.
  */
 #define _GNU_SOURCE
 #include "expert_cache.h"
@@ -187,6 +190,19 @@ static int32_t free_link(int32_t next)
     return -2 - next; /* next is NO_FRAME at the end, so this is negative */
 }
 
+/* The owner of a frame that is beyond the arena's end. */
+#define BEYOND INT32_MIN
+
+/* How many frames an arena of that size has. */
+static int32_t frames_in(const moe_cache_header *h, size_t size)
+{
+    const int32_t n_experts = h->n_units - h->n_dense;
+    const size_t n =
+        n_experts > 0 && size > h->frames_at ? (size - h->frames_at) / h->frame_bytes : 0;
+
+    return n < (size_t)n_experts ? (int32_t)n : n_experts;
+}
+
 void moe_cache_prepare(const moe_weights *w, void *arena, size_t size)
 {
     moe_cache_header *h = arena;
@@ -197,11 +213,7 @@ void moe_cache_prepare(const moe_weights *w, void *arena, size_t size)
     lay_out(w, h);
     memset((char *)arena + sizeof *h, 0, h->dense_at - sizeof *h);
     c = view_of(arena);
-    if (n_experts > 0) {
-        const size_t n = (size - h->frames_at) / h->frame_bytes;
-
-        h->n_frames = n < (size_t)n_experts ? (int32_t)n : n_experts;
-    }
+    h->n_frames = frames_in(h, size);
     place = h->dense_at;
     for (int32_t u = 0; u < w->n_units; u++) {
         moe_cache_unit *unit = &c.units[u];
@@ -219,6 +231,8 @@ void moe_cache_prepare(const moe_weights *w, void *arena, size_t size)
     }
     for (int32_t f = 0; f < h->n_frames; f++)
         owners_of(&c)[f] = free_link(f + 1 < h->n_frames ? f + 1 : NO_FRAME);
+    for (int32_t f = h->n_frames; f < n_experts; f++)
+        owners_of(&c)[f] = BEYOND;
     atomic_init(&h->free_frame, h->n_frames > 0 ? 0 : NO_FRAME);
 }
 
@@ -411,6 +425,10 @@ static void free_frame(moe_expert_cache *c, int32_t f)
 {
     moe_cache_header *h = c->header;
 
+    if (f >= h->n_frames) {
+        owners_of(c)[f] = BEYOND;
+        return;
+    }
     owners_of(c)[f] = free_link(atomic_load_explicit(&h->free_frame, memory_order_relaxed));
     atomic_store_explicit(&h->free_frame, f, memory_order_relaxed);
 }
@@ -592,6 +610,37 @@ void moe_arena_evict(void *arena, int *n_units, size_t *n_bytes)
         *n_bytes += c.units[u].bytes;
     }
     unlock(c.header);
+}
+
+bool moe_arena_resize(void *arena, size_t size)
+{
+    moe_expert_cache c = view_of(arena);
+    moe_cache_header *h = c.header;
+    int32_t *owners = owners_of(&c);
+    bool empty = true;
+
+    lock(h);
+    h->n_frames = frames_in(h, size);
+    h->hand = 0;
+    atomic_store_explicit(&h->free_frame, NO_FRAME, memory_order_relaxed);
+    for (int32_t f = h->n_units - h->n_dense - 1; f >= 0; f--) {
+        unsigned resident = RESIDENT;
+        bool used = owners[f] >= 0;
+
+        if (used && f >= h->n_frames &&
+            atomic_compare_exchange_strong_explicit(&c.units[owners[f]].state, &resident, 0,
+                                                    memory_order_acquire, memory_order_relaxed)) {
+            atomic_fetch_add_explicit(&h->evictions, 1, memory_order_relaxed);
+            used = false;
+        }
+        if (!used)
+            free_frame(&c, f);
+        else if (f >= h->n_frames)
+            empty = false;
+    }
+    unlock(h);
+    tell_of_room(h);
+    return empty;
 }
 
 bool moe_arena_remember(void *arena, const uint16_t *heat, int n_units)
