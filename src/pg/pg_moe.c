@@ -22,7 +22,7 @@
 #include "engine_worker.h"
 #include "guc.h"
 #include "shared_state.h"
-#include "weight_store.h"
+#include "weight_blocks.h"
 
 #ifdef PG_MODULE_MAGIC_EXT
 PG_MODULE_MAGIC_EXT(.name = "pg_moe", .version = "0.1.0");
@@ -36,7 +36,7 @@ void
 _PG_init(void)
 {
 	moe_define_settings();
-	moe_store_request_shmem();
+	moe_blocks_request_shmem();
 	moe_batch_init();
 	moe_shared_state_init();
 	if (process_shared_preload_libraries_in_progress && moe_shared_engine && !IsBinaryUpgrade)

@@ -33,7 +33,6 @@ typedef struct MoeArenaInfo
 
 typedef void (*MoeArenaVisitor) (const MoeArenaInfo *info, void *arg);
 
-extern void moe_store_request_shmem(void);
 extern void moe_store_begin_exit(void);
 extern void moe_store_set_source(const char *key, const char *path, const char *stamp,
 								 moe_quantize quantize);
