@@ -547,7 +547,10 @@ open_for(const MoeModelRow *row, Purpose purpose)
 		{
 			dlist_move_head(&open_models, &m->node);
 			if (!m->text_only)
+			{
 				moe_store_grow(m->spec.weights_key);
+				moe_store_note_usage(m->spec.weights_key);
+			}
 			return m;
 		}
 	}
