@@ -90,7 +90,7 @@ typedef struct moe_model_options {
     int n_ctx;           /* longest sequence; 0: what the model was trained for */
     moe_kv_type kv_type; /* auto: f32 for unquantised weights, else f16 */
     moe_quantize quantize;
-    size_t kv_bytes; /* limit of the KV cache of this model in this process; 0: 1 GiB */
+    size_t kv_bytes;      /* limit of the KV cache of this model in this process; 0: 1 GiB */
     size_t kv_idle_bytes; /* how much of it may stay filled with beginnings of prompts that no
                            * sequence uses at the moment; 0: all of it */
     const moe_weight_store *store; /* NULL: private memory */
@@ -114,8 +114,8 @@ typedef struct moe_model_info {
     int32_t bos_id, eos_id; /* -1 if none */
 } moe_model_info;
 
-/* Opens a GGUF file (the first of a split set) or a Hugging Face folder.  Weights are read and packed
- * when they are first needed, unless the arena has them already: the files stay open. */
+/* Opens a GGUF file (the first of a split set) or a Hugging Face folder.  Weights are read and
+ * packed when they are first needed, unless the arena has them already: the files stay open. */
 moe_status moe_model_open(moe_engine *engine, const char *path, const moe_model_options *options,
                           moe_model **out, moe_error *err);
 void moe_model_close(moe_model *model);
@@ -127,7 +127,8 @@ moe_status moe_model_describe(const char *path, const moe_model_options *options
                               moe_error *err);
 
 /* Loads what is not in memory yet, dense parts first, then experts from the hottest on, as far as
- * there is room for them without evicting others; at most max_bytes, if that is not 0. */
+ * there is room for them without evicting others; at most max_bytes, if that is not 0, of experts,
+ * but at least one unit. */
 moe_status moe_model_prewarm(moe_model *model, size_t max_bytes, const moe_cancel *cancel,
                              int *n_units, size_t *n_bytes, moe_error *err);
 
@@ -166,6 +167,11 @@ bool moe_arena_unit_of(const void *arena, int i, moe_arena_unit *out); /* false:
 /* Forgets all units that nobody uses at the moment; their memory is free for others of the
  * model. */
 void moe_arena_evict(void *arena, int *n_units, size_t *n_bytes);
+
+/* Makes an arena end at `size` bytes from now on, if that leaves room for what acquire was told is
+ * the least, and `size` bytes are there.  What lies beyond is evicted; false: not all of it, as some
+ * is in use; the caller tries again before he takes the memory, or gives the arena its end back. */
+bool moe_arena_resize(void *arena, size_t size);
 
 /* Says how much the units had been used when the arena last existed; false if n_units is not their
  * number. */

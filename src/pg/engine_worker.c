@@ -295,7 +295,8 @@ open_model(const MoeModelSpec *spec, const char *path, SharedModel **out, moe_er
  * Find a model or open it, give it a scheduler, and hold it
  */
 static moe_status
-join_model(const MoeModelSpec *spec, const char *path, SharedModel **out, moe_error *err)
+join_model(const MoeModelSpec *spec, const char *path, const char *stamp, SharedModel **out,
+		   moe_error *err)
 {
 	SharedModel *m = NULL;
 	dlist_iter	iter;
@@ -330,7 +331,11 @@ join_model(const MoeModelSpec *spec, const char *path, SharedModel **out, moe_er
 		}
 	}
 	if (status == MOE_OK)
+	{
+		moe_store_set_source(spec->weights_key, path, stamp, spec->quantize);
+		moe_store_grow(spec->weights_key);
 		status = ensure_scheduler(m, err);
+	}
 	if (status != MOE_OK)
 		return status;
 	m->users++;
@@ -348,6 +353,7 @@ leave_model(SharedModel *m)
 		return;
 	moe_scheduler_free(m->scheduler);
 	m->scheduler = NULL;
+	moe_store_note_usage(m->spec.weights_key);
 	if (m->stale)
 		close_model(m);
 }
@@ -420,11 +426,12 @@ static void
 begin_run(Session *s, const MoeMessage *message)
 {
 	moe_error	err = {0};
-	const char *path;
-	const MoeModelSpec *spec = moe_wire_spec(message, &path);
+	const char *path,
+			   *stamp;
+	const MoeModelSpec *spec = moe_wire_spec(message, &path, &stamp);
 
 	end_run(s);
-	if (join_model(spec, path, &s->model, &err) != MOE_OK)
+	if (join_model(spec, path, stamp, &s->model, &err) != MOE_OK)
 		s->error = keep_error(s, &err);
 }
 

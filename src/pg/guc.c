@@ -30,6 +30,7 @@ int			moe_max_backends = 0;
 int			moe_host = MOE_HOST_AUTO;
 int			moe_shared_threads = 0;
 bool		moe_shared_engine = true;
+bool		moe_autoprewarm = true;
 int			moe_max_requests = 1000;
 bool		moe_batching = true;
 
@@ -177,6 +178,14 @@ moe_define_settings(void)
 								 "Starts the process that computes for all sessions.",
 								 NULL,
 								 &moe_shared_engine,
+								 true,
+								 PGC_POSTMASTER, 0,
+								 NULL, NULL, NULL);
+
+		DefineCustomBoolVariable("moe.autoprewarm",
+								 "Loads at start the weights that were in memory at shutdown.",
+								 NULL,
+								 &moe_autoprewarm,
 								 true,
 								 PGC_POSTMASTER, 0,
 								 NULL, NULL, NULL);

@@ -28,7 +28,8 @@ extern int	moe_max_backends;	/* 0: no limit */
 extern bool moe_batching;
 
 extern int	moe_shared_threads; /* 0: as many as the engine sees fit */
-extern bool moe_shared_engine;	/* this and the next only if preloaded */
+extern bool moe_shared_engine;	/* this and the next two only if preloaded */
+extern bool moe_autoprewarm;
 extern int	moe_max_requests;
 
 extern void moe_define_settings(void);

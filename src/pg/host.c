@@ -478,6 +478,8 @@ open_model(const MoeModelRow *row, const char *path, const char *stamp, const ch
 		close_model(m);
 		return NULL;
 	}
+	if (!text_only)
+		moe_store_set_source(row->weights_key, path, stamp, m->spec.quantize);
 	warn_about_private_memory(row->name);
 	return m;
 }
@@ -544,6 +546,11 @@ open_for(const MoeModelRow *row, Purpose purpose)
 		if (moe_model_stamp(path, stamp, sizeof(stamp), &err) == MOE_OK && strcmp(stamp, m->stamp) == 0)
 		{
 			dlist_move_head(&open_models, &m->node);
+			if (!m->text_only)
+			{
+				moe_store_grow(m->spec.weights_key);
+				moe_store_note_usage(m->spec.weights_key);
+			}
 			return m;
 		}
 	}
@@ -555,6 +562,8 @@ open_for(const MoeModelRow *row, Purpose purpose)
 		pfree(m->stamp);
 		m->stamp = copy;
 		moe_model_accept_files(m->model);
+		if (!m->text_only)
+			moe_store_set_source(m->spec.weights_key, path, stamp, m->spec.quantize);
 		return m;
 	}
 	if (purpose == FOR_SHARED)

@@ -8,19 +8,21 @@
  * function needs them, in the backend that calls it.
  * The library works without shared_preload_libraries; preloaded, it asks for
  * the shared memory of its control block instead of taking it from the
- * server's reserve, and has the postmaster run the shared engine.
+ * server's reserve, and has the postmaster run the shared engine and, at its start, a
+ * process that loads the weights that were in memory before.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "autoprewarm.h"
 #include "batch.h"
 #include "channel.h"
 #include "compat.h"
 #include "engine_worker.h"
 #include "guc.h"
 #include "shared_state.h"
-#include "weight_store.h"
+#include "weight_blocks.h"
 
 #ifdef PG_MODULE_MAGIC_EXT
 PG_MODULE_MAGIC_EXT(.name = "pg_moe", .version = "0.1.0");
@@ -34,7 +36,7 @@ void
 _PG_init(void)
 {
 	moe_define_settings();
-	moe_store_request_shmem();
+	moe_blocks_request_shmem();
 	moe_batch_init();
 	moe_shared_state_init();
 	if (process_shared_preload_libraries_in_progress && moe_shared_engine && !IsBinaryUpgrade)
@@ -42,4 +44,6 @@ _PG_init(void)
 		moe_engine_request_shmem();
 		moe_engine_register();
 	}
+	if (process_shared_preload_libraries_in_progress && moe_autoprewarm && !IsBinaryUpgrade)
+		moe_autoprewarm_register();
 }

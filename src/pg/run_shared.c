@@ -148,7 +148,7 @@ shared_begin(MoeRun *base)
 	initStringInfo(&run->message);
 	MemoryContextSwitchTo(caller);
 	run->channel = moe_channel_open();
-	moe_wire_begin(&run->message, &base->model->spec, base->model->path);
+	moe_wire_begin(&run->message, &base->model->spec, base->model->path, base->model->stamp);
 	send_message(run);
 }
 

@@ -181,6 +181,21 @@ read_entry(MoeActivity *a, MoeActivity *copy)
 }
 
 /*
+ * Does any request compute, or wait for that?
+ */
+bool
+moe_stat_any_at_work(void)
+{
+	MoeSharedState *s = moe_shared_state();
+
+	for (int i = 0; s != NULL && i < s->n_activities; i++)
+		if (pg_atomic_read_u32(&s->activities[i].pid) != 0 &&
+			pg_atomic_read_u32(&s->activities[i].phase) != MOE_PHASE_IDLE)
+			return true;
+	return false;
+}
+
+/*
  * May the caller see what a role does?
  */
 bool

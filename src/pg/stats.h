@@ -68,6 +68,7 @@ extern void moe_stat_progress(MoeStat stat, const MoeProgress *progress);
 extern void moe_stat_end(MoeStat stat);
 extern void moe_stat_count(const char *model, const MoeStatTotals *totals);
 extern void moe_stat_exit(void);
+extern bool moe_stat_any_at_work(void);
 extern bool moe_may_see_stats(Oid role);
 
 #endif							/* MOE_STATS_H */

@@ -12,25 +12,14 @@
  * included.  Otherwise each block is a dynamic shared memory segment, pinned, so
  * that it outlives its users, and the setting limits their sum.  A block is
  * as large as its model, or, where the limit is smaller, as large as can be had.
- * Blocks without users make room for others, those used least recently
- * first; a block with users keeps its size, so that who comes last may find
- * little room or none.  One that had to be small is made anew when it is next
- * opened without users and there is more room.
+ * What a segment gives back when it becomes smaller goes to the system,
+ * page by page, and is taken anew before it is used, lest a write find no memory.
  *
  * Where shared memory can't be had (a container's small /dev/shm), the block
  * is private memory, and the caller gets a complaint to pass on as a WARNING.
  *
- * A small control block in the server's main shared memory says which blocks
- * there are.  It is found by name with ShmemInitStruct, which works in any
- * backend: 13 kB come from the reserve that the server has for such uses, or, if
- * the library is preloaded, from what was requested for it.  The server empties
- * all shared memory when it restarts after a crash, so nothing in here can
- * outlast a backend that died.
- *
- * LOCKING: control->lock guards all of the control block but for the
- * condition variable.  It is held for a few instructions, or while a segment
- * is given back, but never across engine work, waiting, or the creation of a
- * segment.  A block with users > 0 stays where it is.
+ * Which blocks there are and who is to have how much room is the affair of
+ * weight_blocks.c; here is what a backend does with the blocks it uses.
  *
  * The functions of moe_shared_store are called by the engine and so must
  * neither raise an error nor let one pass: what may raise is caught and
@@ -49,77 +38,35 @@
 #include "lib/ilist.h"
 #include "storage/condition_variable.h"
 #include "storage/dsm.h"
-#include "storage/ipc.h"
 #include "storage/lwlock.h"
-#include "storage/shmem.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
+#include "weight_blocks.h"
 #include "weight_store.h"
 #include "weight_usage.h"
 
-#define MAX_BLOCKS 64
-#define MAX_VERIFIED 64
-#define MAX_KEY 128
 #define SAVE_INTERVAL (5 * USECS_PER_MINUTE)
-#define BLOCK_ALIGN 4096
-#define CONTROL_NAME "pg_moe weights"
-#define RANGE_NAME "pg_moe weight cache"
-#define TRANCHE_NAME "MoeWeights"
-
-typedef enum BlockState
-{
-	BLOCK_FREE = 0,
-	BLOCK_LOADING,				/* its creator prepares it */
-	BLOCK_READY
-} BlockState;
-
-typedef struct Block
-{
-	char		key[MAX_KEY];
-	BlockState	state;
-	bool		doomed;			/* to be given back when users drops to 0 */
-	int			users;			/* backends that have it mapped */
-	dsm_handle	handle;			/* DSM_HANDLE_INVALID until it is created */
-	uint64		offset;			/* in the range, if there is one */
-	uint64		size;
-	uint64		last_used;		/* value of control->clock */
-	TimestampTz saved;			/* when its usage was last written to disk */
-} Block;
-
-typedef struct Control
-{
-	LWLock		lock;
-	ConditionVariable changed;	/* some block became ready or was abandoned */
-	int			tranche;
-	uint64		clock;
-	int			next_verified;
-	uint64		verified[MAX_VERIFIED]; /* see moe_store_is_verified() */
-	Block		blocks[MAX_BLOCKS];
-} Control;
+#define MAX_ASKED 4				/* for the case that others take what was given */
 
 /* A block that this backend uses */
 typedef struct Mapping
 {
 	dlist_node	node;
-	char		key[MAX_KEY];
+	char		key[MOE_WEIGHTS_KEY_SIZE];
 	int			users;			/* models of this backend */
-	int			slot;			/* in control->blocks, -1: private memory */
+	int			slot;			/* in moe_blocks->blocks, -1: private memory */
 	bool		fresh;			/* we are to prepare it */
 	dsm_segment *segment;
 	void	   *address;
 	size_t		size;
+	MoeWeightSource *source;	/* malloc'ed; NULL if not told */
 } Mapping;
 
-static Control *control = NULL;
-static char *range = NULL;		/* NULL: blocks are segments */
-static Size range_size = 0;		/* set in the postmaster */
 static dlist_head mappings = DLIST_STATIC_INIT(mappings);
 static int64 private_bytes = 0;
 static char *complaint = NULL;
 static bool waiting = false;
-static shmem_request_hook_type prev_shmem_request_hook = NULL;
-static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 
 static moe_status store_acquire(void *ud, const char *key, size_t least, size_t most,
 								void **arena, size_t *size, bool *fresh, moe_error *err);
@@ -132,255 +79,14 @@ const moe_weight_store moe_shared_store = {
 	.release = store_release,
 };
 
-/* ----------
- * The control block
- * ----------
- */
-
-static void
-request_shmem(void)
-{
-	if (prev_shmem_request_hook)
-		prev_shmem_request_hook();
-	RequestAddinShmemSpace(MAXALIGN(sizeof(Control)));
-	if (moe_weight_cache_size > 0)
-	{
-		range_size = (Size) moe_weight_cache_size * 1024 * 1024;
-		RequestAddinShmemSpace(add_size(range_size, BLOCK_ALIGN));
-	}
-}
-
-static bool attach_control(void);
-
 /*
- * Take what was requested, before somebody else does
+ * Remember that these are gone; without the lock
  */
 static void
-startup_shmem(void)
+tell_evicted(MoeEvictedBlocks *evicted)
 {
-	if (prev_shmem_startup_hook)
-		prev_shmem_startup_hook();
-	control = NULL;				/* after a crash all is new */
-	(void) attach_control();
-}
-
-/*
- * Ask for the control block's memory and for that of the blocks, if it is not
- * too late for that
- */
-void
-moe_store_request_shmem(void)
-{
-	if (!process_shared_preload_libraries_in_progress)
-		return;
-	prev_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = request_shmem;
-	prev_shmem_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = startup_shmem;
-}
-
-/*
- * Find or make the control block; false if there is no memory for it
- */
-static bool
-attach_control(void)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	bool		found;
-
-	if (control != NULL)
-		return true;
-
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	PG_TRY();
-	{
-		Control    *c = ShmemInitStruct(CONTROL_NAME, sizeof(Control), &found);
-
-		if (!found)
-		{
-			memset(c, 0, sizeof(Control));
-			c->tranche = moe_new_lwlock_tranche(TRANCHE_NAME);
-			LWLockInitialize(&c->lock, c->tranche);
-			ConditionVariableInit(&c->changed);
-		}
-		moe_register_lwlock_tranche(c->tranche, TRANCHE_NAME);
-		if (range_size > 0)
-			range = (char *) TYPEALIGN(BLOCK_ALIGN,
-									   ShmemInitStruct(RANGE_NAME, range_size + BLOCK_ALIGN, &found));
-		control = c;
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(caller);
-		FlushErrorState();
-		HOLD_INTERRUPTS();		/* the error reset the count; release expects it */
-	}
-	PG_END_TRY();
-	LWLockRelease(AddinShmemInitLock);
-	return control != NULL;
-}
-
-static int
-find_slot(const char *key)
-{
-	for (int i = 0; i < MAX_BLOCKS; i++)
-		if (control->blocks[i].state != BLOCK_FREE && strcmp(control->blocks[i].key, key) == 0)
-			return i;
-	return -1;
-}
-
-/*
- * Give a block without users back.  Caller holds the lock.
- */
-static void
-free_slot(Block *b)
-{
-	if (b->state == BLOCK_READY && range == NULL)
-		dsm_unpin_segment(b->handle);
-	memset(b, 0, sizeof(Block));
-}
-
-/*
- * Give back the block without users that was used least recently, if there is
- * one.  Caller holds the lock.
- */
-static bool
-evict_one(void)
-{
-	Block	   *victim = NULL;
-
-	for (int i = 0; i < MAX_BLOCKS; i++)
-	{
-		Block	   *b = &control->blocks[i];
-
-		if (b->state == BLOCK_READY && b->users == 0 &&
-			(victim == NULL || b->last_used < victim->last_used))
-			victim = b;
-	}
-	if (victim == NULL)
-		return false;
-	free_slot(victim);
-	return true;
-}
-
-static uint64
-total_bytes(void)
-{
-	uint64		total = 0;
-
-	for (int i = 0; i < MAX_BLOCKS; i++)
-		if (control->blocks[i].state != BLOCK_FREE)
-			total += control->blocks[i].size;
-	return total;
-}
-
-static int
-compare_offsets(const void *a, const void *b)
-{
-	const Block *x = *(const Block *const *) a,
-			   *y = *(const Block *const *) b;
-
-	return x->offset < y->offset ? -1 : x->offset > y->offset;
-}
-
-/*
- * The largest gap between the blocks of the range.  Caller holds the lock.
- */
-static uint64
-largest_gap(uint64 *offset)
-{
-	const Block *used[MAX_BLOCKS];
-	uint64		end = 0,
-				largest = 0;
-	int			n = 0;
-
-	for (int i = 0; i < MAX_BLOCKS; i++)
-		if (control->blocks[i].state != BLOCK_FREE)
-			used[n++] = &control->blocks[i];
-	qsort(used, n, sizeof(used[0]), compare_offsets);
-	*offset = 0;
-	for (int i = 0; i <= n; i++)
-	{
-		uint64		next = i < n ? used[i]->offset : range_size;
-
-		if (next - end > largest)
-		{
-			largest = next - end;
-			*offset = end;
-		}
-		if (i < n)
-			end = TYPEALIGN(BLOCK_ALIGN, next + used[i]->size);
-	}
-	return largest;
-}
-
-/*
- * Bytes that a block could have as things are, at most `most`.  Caller holds the
- * lock.
- */
-static uint64
-free_room(uint64 most, uint64 *offset)
-{
-	uint64		room = most;
-
-	*offset = 0;
-	if (range)
-		room = largest_gap(offset);
-	else if (moe_weight_cache_size >= 0)
-	{
-		uint64		limit = (uint64) moe_weight_cache_size * 1024 * 1024,
-					total = total_bytes();
-
-		room = total < limit ? limit - total : 0;
-	}
-	return Min(room, most);
-}
-
-/*
- * Room for a block: as many of `most` bytes as can be had, after blocks without
- * users have made room.  0 if that is less than `least`.  Caller holds the lock.
- */
-static uint64
-find_room(uint64 least, uint64 most, uint64 *offset)
-{
-	uint64		room;
-
-	do
-		room = free_room(most, offset);
-	while (room < most && evict_one());
-	return room < least ? 0 : room;
-}
-
-/*
- * Would a block without users that is smaller than its model be much larger if
- * it were made anew?  Caller holds the lock.
- */
-static bool
-has_outgrown(Block *b, uint64 most)
-{
-	BlockState	state = b->state;
-	uint64		room,
-				offset;
-
-	if (b->users > 0 || b->size >= most)
-		return false;
-	b->state = BLOCK_FREE;
-	room = free_room(most, &offset);
-	b->state = state;
-	return room == most || room > b->size + b->size / 4;
-}
-
-/*
- * Drop this backend's part in a block.  Caller holds the lock.
- */
-static void
-leave_slot(int slot)
-{
-	Block	   *b = &control->blocks[slot];
-
-	b->users--;
-	if (b->users == 0 && (b->doomed || b->state == BLOCK_LOADING))
-		free_slot(b);
+	while (evicted->n > 0)
+		moe_usage_given_back(evicted->keys[--evicted->n]);
 }
 
 /* ----------
@@ -455,39 +161,48 @@ free_mapping(Mapping *m)
 	}
 	if (m->slot >= 0)
 	{
-		LWLockAcquire(&control->lock, LW_EXCLUSIVE);
-		leave_slot(m->slot);
-		LWLockRelease(&control->lock);
-		ConditionVariableBroadcast(&control->changed);
+		LWLockAcquire(&moe_blocks->lock, LW_EXCLUSIVE);
+		moe_blocks_leave(m->slot);
+		LWLockRelease(&moe_blocks->lock);
+		ConditionVariableBroadcast(&moe_blocks->changed);
 	}
 	dlist_delete(&m->node);
+	free(m->source);
 	free(m);
 }
 
 /*
  * Write down what of the block was used, if nobody else will do so, or has done
  * for a while
+ *
+ * Who has not told the source has not used the block.
  */
 static void
-save_usage(Mapping *m)
+save_usage(Mapping *m, bool leaving)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	bool		due = m->slot < 0;
+	bool		due = false;
 
-	if (m->fresh)
+	if (m->fresh || m->source == NULL)
 		return;
-	if (!due)
+	if (m->slot < 0)
 	{
-		Block	   *b = &control->blocks[m->slot];
+		if (leaving)
+			moe_usage_write(m->key, m->address, NULL);
+		return;
+	}
+	LWLockAcquire(&moe_blocks->lock, LW_EXCLUSIVE);
+	if (!moe_blocks->blocks[m->slot].doomed)
+	{
+		MoeBlock   *b = &moe_blocks->blocks[m->slot];
 
-		LWLockAcquire(&control->lock, LW_EXCLUSIVE);
-		due = b->users == 1 || now - b->saved > SAVE_INTERVAL;
+		due = (leaving && b->users == 1) || now - b->saved > SAVE_INTERVAL;
 		if (due)
 			b->saved = now;
-		LWLockRelease(&control->lock);
 	}
+	LWLockRelease(&moe_blocks->lock);
 	if (due)
-		moe_usage_write(m->key, m->address);
+		moe_usage_write(m->key, m->address, m->source);
 }
 
 static moe_status
@@ -532,6 +247,163 @@ map_private(Mapping *m, const char *why, moe_error *err)
 }
 
 /*
+ * Wait a little for other processes, with an eye on the flags; false if the
+ * statement is to end
+ */
+static bool
+wait_a_little(long ms)
+{
+	waiting = true;
+	HOLD_INTERRUPTS();
+	ConditionVariableTimedSleep(&moe_blocks->changed, ms, moe_wait_event_load());
+	RESUME_INTERRUPTS();
+	waiting = false;
+	return !moe_cancel_by_interrupt.requested(NULL);
+}
+
+/*
+ * Have a block that other backends use end at `size` bytes, and what was behind
+ * that given back, if it is a segment; false if that could not be done
+ *
+ * The caller has set resizing and is among the users.  cancelled is set if
+ * the statement is to end.
+ */
+static bool
+cut_arena(const MoeBlock *b, char *arena, uint64 size, bool *cancelled)
+{
+	while (!moe_arena_resize(arena, size))
+	{
+		if (!wait_a_little(10))
+		{
+			*cancelled = true;
+			(void) moe_arena_resize(arena, b->size);
+			return false;
+		}
+	}
+	if (moe_block_range == NULL && madvise(arena + size, b->size - size, MADV_REMOVE) != 0)
+	{
+		(void) moe_arena_resize(arena, b->size);
+		return false;
+	}
+	return true;
+}
+
+/*
+ * Make a block smaller; the caller has set resizing and is among the users
+ */
+static void
+shrink_block(MoeBlock *b, uint64 size, bool *cancelled)
+{
+	const Mapping *m = find_mapping(b->key);
+	dsm_segment *segment = NULL;
+	char	   *why = NULL;
+	char	   *arena;
+	bool		done;
+
+	if (moe_block_range)
+		arena = moe_block_range + b->offset;
+	else if (m != NULL && m->slot >= 0)
+		arena = m->address;
+	else
+	{
+		segment = get_segment(0, b->handle, &why);
+		arena = segment ? dsm_segment_address(segment) : NULL;
+		free(why);
+	}
+	done = arena != NULL && cut_arena(b, arena, size, cancelled);
+	if (segment)
+		dsm_detach(segment);
+
+	LWLockAcquire(&moe_blocks->lock, LW_EXCLUSIVE);
+	if (done)
+		b->size = size;
+	b->resizing = false;
+	moe_blocks_leave(b - moe_blocks->blocks);
+	LWLockRelease(&moe_blocks->lock);
+}
+
+/*
+ * Have a block that is in use become smaller for one of `least` to `most` bytes, which
+ * could have `size` bytes (0: less than it needs) without that, or wait for one
+ * that is being made so.  Caller holds the lock; it is given up if there was
+ * something to do.
+ */
+static bool
+ask_for_room(uint64 least, uint64 most, uint64 size, int *n_asked, bool *cancelled)
+{
+	MoeBlock   *giver = NULL;
+	uint64		kept;
+
+	if (*n_asked == 0 || (size == 0 && *n_asked < MAX_ASKED))
+		giver = moe_blocks_choose_giver(least, most, &kept);
+	if (giver != NULL)
+	{
+		giver->resizing = true;
+		giver->users++;
+		LWLockRelease(&moe_blocks->lock);
+		++*n_asked;
+		shrink_block(giver, kept, cancelled);
+		return true;
+	}
+	if (size > 0 || !moe_blocks_any_resizing())
+		return false;
+	LWLockRelease(&moe_blocks->lock);
+	*cancelled = !wait_a_little(10);
+	return true;
+}
+
+/*
+ * Memory for a part of a segment that has none any more; false if it can't be had
+ */
+static bool
+populate(char *address, Size size)
+{
+#ifdef MADV_POPULATE_WRITE
+	return madvise(address, size, MADV_POPULATE_WRITE) == 0;
+#else
+	return false;
+#endif
+}
+
+/*
+ * Give a block that is smaller than its model what is free behind it
+ */
+static void
+grow_block(const Mapping *m)
+{
+	MoeBlock   *b = &moe_blocks->blocks[m->slot];
+	char	   *arena = m->address;
+	uint64		before,
+				after;
+
+	if (b->size >= b->most)		/* the usual case; a glance without the lock does */
+		return;
+	LWLockAcquire(&moe_blocks->lock, LW_EXCLUSIVE);
+	before = b->size;
+	after = b->resizing ? before : Min(b->most, before + moe_blocks_room_behind(b));
+	after -= after % MOE_BLOCK_ALIGN;
+	if (after > before)
+	{
+		b->size = after;
+		b->resizing = true;
+	}
+	LWLockRelease(&moe_blocks->lock);
+	if (after <= before)
+		return;
+	if (moe_block_range || populate(arena + before, after - before))
+		(void) moe_arena_resize(arena, after);
+	else
+	{
+		(void) madvise(arena + before, after - before, MADV_REMOVE);
+		after = before;
+	}
+	LWLockAcquire(&moe_blocks->lock, LW_EXCLUSIVE);
+	b->size = after;
+	b->resizing = false;
+	LWLockRelease(&moe_blocks->lock);
+}
+
+/*
  * Find the key's slot or make one, and join its users
  *
  * Returns false if the block can't be shared: *why then says so, or err is
@@ -542,28 +414,27 @@ static bool
 join_slot(Mapping *m, size_t least, size_t most, const char **why, moe_error *err)
 {
 	bool		joined = false;
+	bool		cancelled = false;
+	int			n_asked = 0;	/* blocks that became smaller for us */
 	uint64		size,
 				offset;
+	MoeEvictedBlocks evicted;
 
+	evicted.n = 0;
 	*why = NULL;
-	ConditionVariablePrepareToSleep(&control->changed);
+	ConditionVariablePrepareToSleep(&moe_blocks->changed);
 	for (;;)
 	{
-		Block	   *b;
+		MoeBlock   *b;
 		int			slot;
 
-		LWLockAcquire(&control->lock, LW_EXCLUSIVE);
-		slot = find_slot(m->key);
-		if (slot >= 0 && control->blocks[slot].state == BLOCK_LOADING)
+		LWLockAcquire(&moe_blocks->lock, LW_EXCLUSIVE);
+		slot = moe_blocks_find(m->key);
+		if (slot >= 0 && moe_blocks->blocks[slot].state == MOE_BLOCK_LOADING)
 		{
-			/* Another backend is at it: wait, with an eye on the flags */
-			LWLockRelease(&control->lock);
-			waiting = true;
-			HOLD_INTERRUPTS();
-			ConditionVariableTimedSleep(&control->changed, 100, moe_wait_event_load());
-			RESUME_INTERRUPTS();
-			waiting = false;
-			if (moe_cancel_by_interrupt.requested(NULL))
+			/* Another backend is at it */
+			LWLockRelease(&moe_blocks->lock);
+			if (!wait_a_little(100))
 			{
 				fail(err, MOE_ERR_CANCELLED, "cancelled");
 				break;
@@ -571,60 +442,70 @@ join_slot(Mapping *m, size_t least, size_t most, const char **why, moe_error *er
 			continue;
 		}
 
-		if (slot >= 0 && has_outgrown(&control->blocks[slot], most))
+		if (slot >= 0 && moe_blocks_has_outgrown(&moe_blocks->blocks[slot], most))
 		{
-			free_slot(&control->blocks[slot]);
+			moe_blocks_free(&moe_blocks->blocks[slot]);
 			slot = -1;
 		}
 		if (slot >= 0)
 		{
-			b = &control->blocks[slot];
+			b = &moe_blocks->blocks[slot];
 			b->users++;
 			b->doomed = false;
-			b->last_used = ++control->clock;
+			b->last_used = ++moe_blocks->clock;
 			m->slot = slot;
 			m->size = b->size;
 			joined = true;
-			LWLockRelease(&control->lock);
+			LWLockRelease(&moe_blocks->lock);
 			break;
 		}
 
 		/* Nobody has it: make room, then take a slot */
-		size = find_room(least, most, &offset);
+		size = moe_blocks_find_room(least, most, &offset, &evicted);
+		if (size < most && ask_for_room(least, most, size, &n_asked, &cancelled))
+		{
+			if (!cancelled)
+				continue;
+			fail(err, MOE_ERR_CANCELLED, "cancelled");
+			break;
+		}
 		if (size == 0)
 		{
-			LWLockRelease(&control->lock);
+			LWLockRelease(&moe_blocks->lock);
 			fail(err, MOE_ERR_MEMORY, "weights do not fit into moe.weight_cache_size");
 			snprintf(err->detail, sizeof(err->detail),
-					 "At least %zu MB are needed at a time; the limit is %d MB, a part of which may be in use.",
+					 "At least %zu MB are needed at a time; the limit is %d MB, of which other models keep what they need.",
 					 (least + 1024 * 1024 - 1) / (1024 * 1024), moe_weight_cache_size);
 			strlcpy(err->hint, "Raise moe.weight_cache_size, or drop a model that is not needed.",
 					sizeof(err->hint));
 			break;
 		}
-		for (slot = 0; slot < MAX_BLOCKS && control->blocks[slot].state != BLOCK_FREE; slot++)
+		for (slot = 0; slot < MOE_MAX_BLOCKS && moe_blocks->blocks[slot].state != MOE_BLOCK_FREE; slot++)
 			 /* look on */ ;
-		if (slot == MAX_BLOCKS)
+		if (slot == MOE_MAX_BLOCKS)
 		{
-			bool		evicted = evict_one();
+			bool		any = moe_blocks_evict_one(&evicted);
 
-			LWLockRelease(&control->lock);
-			if (evicted)
+			LWLockRelease(&moe_blocks->lock);
+			if (any)
 				continue;
 			*why = "too many models are in use";
 			break;
 		}
-		b = &control->blocks[slot];
-		strlcpy(b->key, m->key, MAX_KEY);
-		b->state = BLOCK_LOADING;
+		b = &moe_blocks->blocks[slot];
+		strlcpy(b->key, m->key, MOE_WEIGHTS_KEY_SIZE);
+		b->state = MOE_BLOCK_LOADING;
 		b->doomed = false;
 		b->users = 1;
 		b->handle = DSM_HANDLE_INVALID;
 		b->offset = offset;
 		b->size = size;
-		b->last_used = ++control->clock;
+		b->least = least;
+		b->most = most;
+		b->capacity = size;
+		b->last_used = ++moe_blocks->clock;
 		b->saved = GetCurrentTimestamp();
-		LWLockRelease(&control->lock);
+		LWLockRelease(&moe_blocks->lock);
 		m->slot = slot;
 		m->size = size;
 		m->fresh = true;
@@ -632,6 +513,7 @@ join_slot(Mapping *m, size_t least, size_t most, const char **why, moe_error *er
 		break;
 	}
 	ConditionVariableCancelSleep();
+	tell_evicted(&evicted);
 	return joined;
 }
 
@@ -641,11 +523,11 @@ join_slot(Mapping *m, size_t least, size_t most, const char **why, moe_error *er
 static bool
 map_slot(Mapping *m, char **why)
 {
-	Block	   *b = &control->blocks[m->slot];
+	MoeBlock   *b = &moe_blocks->blocks[m->slot];
 
-	if (range)
+	if (moe_block_range)
 	{
-		m->address = range + b->offset;
+		m->address = moe_block_range + b->offset;
 		return true;
 	}
 	m->segment = get_segment(m->fresh ? m->size : 0, b->handle, why);
@@ -654,18 +536,18 @@ map_slot(Mapping *m, char **why)
 		m->address = dsm_segment_address(m->segment);
 		if (m->fresh)
 		{
-			LWLockAcquire(&control->lock, LW_EXCLUSIVE);
+			LWLockAcquire(&moe_blocks->lock, LW_EXCLUSIVE);
 			b->handle = dsm_segment_handle(m->segment);
-			LWLockRelease(&control->lock);
+			LWLockRelease(&moe_blocks->lock);
 		}
 		return true;
 	}
 	if (*why == NULL)
 		*why = strdup("too many dynamic shared memory segments");
-	LWLockAcquire(&control->lock, LW_EXCLUSIVE);
-	leave_slot(m->slot);
-	LWLockRelease(&control->lock);
-	ConditionVariableBroadcast(&control->changed);
+	LWLockAcquire(&moe_blocks->lock, LW_EXCLUSIVE);
+	moe_blocks_leave(m->slot);
+	LWLockRelease(&moe_blocks->lock);
+	ConditionVariableBroadcast(&moe_blocks->changed);
 	m->slot = -1;
 	return false;
 }
@@ -682,7 +564,7 @@ acquire(const char *key, size_t least, size_t most, void **arena, size_t *size, 
 	char	   *why_copy = NULL;
 	moe_status	status = MOE_OK;
 
-	if (strlen(key) >= MAX_KEY)
+	if (strlen(key) >= MOE_WEIGHTS_KEY_SIZE)
 		return fail(err, MOE_ERR_INVALID, "key of a weight block is too long");
 	m = find_mapping(key);
 	if (m != NULL)
@@ -699,13 +581,13 @@ acquire(const char *key, size_t least, size_t most, void **arena, size_t *size, 
 	m = calloc(1, sizeof(Mapping));
 	if (m == NULL)
 		return fail(err, MOE_ERR_MEMORY, "out of memory");
-	strlcpy(m->key, key, MAX_KEY);
+	strlcpy(m->key, key, MOE_WEIGHTS_KEY_SIZE);
 	m->users = 1;
 	m->size = most;
 	m->slot = -1;
 
 	err->status = MOE_OK;
-	if (!attach_control())
+	if (!moe_blocks_attach())
 		status = map_private(m, "the control block does not fit into shared memory", err);
 	else if (!join_slot(m, least, most, &why, err))
 		status = why ? map_private(m, why, err) : err->status;
@@ -721,6 +603,8 @@ acquire(const char *key, size_t least, size_t most, void **arena, size_t *size, 
 		return status;
 	}
 
+	if (m->slot >= 0 && !m->fresh)
+		grow_block(m);
 	dlist_push_head(&mappings, &m->node);
 	*arena = m->address;
 	*size = m->size;
@@ -768,10 +652,10 @@ store_ready(void *ud, const char *key)
 		return;
 	if (m->segment)
 		dsm_pin_segment(m->segment);
-	LWLockAcquire(&control->lock, LW_EXCLUSIVE);
-	control->blocks[m->slot].state = BLOCK_READY;
-	LWLockRelease(&control->lock);
-	ConditionVariableBroadcast(&control->changed);
+	LWLockAcquire(&moe_blocks->lock, LW_EXCLUSIVE);
+	moe_blocks->blocks[m->slot].state = MOE_BLOCK_READY;
+	LWLockRelease(&moe_blocks->lock);
+	ConditionVariableBroadcast(&moe_blocks->changed);
 }
 
 static void
@@ -781,7 +665,7 @@ store_release(void *ud, const char *key)
 
 	if (--m->users > 0)
 		return;
-	save_usage(m);
+	save_usage(m, true);
 	free_mapping(m);
 }
 
@@ -798,6 +682,52 @@ moe_store_begin_exit(void)
 {
 	while (!dlist_is_empty(&mappings))
 		free_mapping(dlist_head_element(Mapping, node, &mappings));
+}
+
+/*
+ * Tell where the weights of a block that this backend uses come from, and that
+ * the files have been found right
+ */
+void
+moe_store_set_source(const char *key, const char *path, const char *stamp, moe_quantize quantize)
+{
+	Mapping    *m = find_mapping(key);
+
+	if (m == NULL || strlen(path) >= MAXPGPATH)
+		return;
+	if (m->source == NULL)
+		m->source = calloc(1, sizeof(MoeWeightSource));
+	if (m->source == NULL)
+		return;
+	strlcpy(m->source->path, path, MAXPGPATH);
+	strlcpy(m->source->stamp, stamp, MOE_STAMP_SIZE);
+	m->source->quantize = quantize;
+}
+
+/*
+ * Give a block that this backend uses more room, if it had to be small and there
+ * is some by now
+ */
+void
+moe_store_grow(const char *key)
+{
+	Mapping    *m = find_mapping(key);
+
+	if (m != NULL && m->slot >= 0 && !m->fresh)
+		grow_block(m);
+}
+
+/*
+ * Write down what of a block that this backend uses was used, if nobody has done
+ * so for a while
+ */
+void
+moe_store_note_usage(const char *key)
+{
+	Mapping    *m = find_mapping(key);
+
+	if (m != NULL)
+		save_usage(m, false);
 }
 
 /*
@@ -832,20 +762,20 @@ moe_store_drop(const char *key)
 	int			slot;
 
 	moe_usage_forget(key);
-	if (!attach_control())
+	if (!moe_blocks_attach())
 		return;
-	LWLockAcquire(&control->lock, LW_EXCLUSIVE);
-	slot = find_slot(key);
+	LWLockAcquire(&moe_blocks->lock, LW_EXCLUSIVE);
+	slot = moe_blocks_find(key);
 	if (slot >= 0)
 	{
-		Block	   *b = &control->blocks[slot];
+		MoeBlock   *b = &moe_blocks->blocks[slot];
 
 		if (b->users == 0)
-			free_slot(b);
+			moe_blocks_free(b);
 		else
 			b->doomed = true;
 	}
-	LWLockRelease(&control->lock);
+	LWLockRelease(&moe_blocks->lock);
 }
 
 /*
@@ -859,12 +789,12 @@ moe_store_holds(const char *key)
 
 	if (find_mapping(key) != NULL)
 		return true;
-	if (!attach_control())
+	if (!moe_blocks_attach())
 		return false;
-	LWLockAcquire(&control->lock, LW_SHARED);
-	slot = find_slot(key);
-	found = slot >= 0 && control->blocks[slot].state == BLOCK_READY;
-	LWLockRelease(&control->lock);
+	LWLockAcquire(&moe_blocks->lock, LW_SHARED);
+	slot = moe_blocks_find(key);
+	found = slot >= 0 && moe_blocks->blocks[slot].state == MOE_BLOCK_READY;
+	LWLockRelease(&moe_blocks->lock);
 	return found;
 }
 
@@ -887,29 +817,29 @@ moe_store_visit(const char *key, MoeArenaVisitor fn, void *arg)
 		char	   *why = NULL;
 		int			slot = -1;
 
-		if (attach_control())
+		if (moe_blocks_attach())
 		{
-			LWLockAcquire(&control->lock, LW_EXCLUSIVE);
-			slot = find_slot(key);
-			if (slot >= 0 && control->blocks[slot].state == BLOCK_READY)
-				control->blocks[slot].users++;
+			LWLockAcquire(&moe_blocks->lock, LW_EXCLUSIVE);
+			slot = moe_blocks_find(key);
+			if (slot >= 0 && moe_blocks->blocks[slot].state == MOE_BLOCK_READY)
+				moe_blocks->blocks[slot].users++;
 			else
 				slot = -1;
-			LWLockRelease(&control->lock);
+			LWLockRelease(&moe_blocks->lock);
 		}
 		if (slot < 0)
 			return false;
 		m = calloc(1, sizeof(Mapping));
 		if (m == NULL)
 		{
-			LWLockAcquire(&control->lock, LW_EXCLUSIVE);
-			leave_slot(slot);
-			LWLockRelease(&control->lock);
+			LWLockAcquire(&moe_blocks->lock, LW_EXCLUSIVE);
+			moe_blocks_leave(slot);
+			LWLockRelease(&moe_blocks->lock);
 			ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
 		}
-		strlcpy(m->key, key, MAX_KEY);
+		strlcpy(m->key, key, MOE_WEIGHTS_KEY_SIZE);
 		m->slot = slot;
-		m->size = control->blocks[slot].size;
+		m->size = moe_blocks->blocks[slot].size;
 		if (!map_slot(m, &why))
 		{
 			free(why);
@@ -925,7 +855,10 @@ moe_store_visit(const char *key, MoeArenaVisitor fn, void *arg)
 	info.size = m->size;
 	info.is_shared = m->slot >= 0;
 	if (info.is_shared)
-		info.users = control->blocks[m->slot].users - (guest ? 1 : 0);
+	{
+		info.size = moe_blocks->blocks[m->slot].size;
+		info.users = moe_blocks->blocks[m->slot].users - (guest ? 1 : 0);
+	}
 	PG_TRY();
 	{
 		fn(&info, arg);
@@ -945,18 +878,18 @@ moe_store_visit(const char *key, MoeArenaVisitor fn, void *arg)
 List *
 moe_store_keys(void)
 {
-	char		(*keys)[MAX_KEY] = palloc(MAX_BLOCKS * MAX_KEY);
+	char		(*keys)[MOE_WEIGHTS_KEY_SIZE] = palloc(MOE_MAX_BLOCKS * MOE_WEIGHTS_KEY_SIZE);
 	List	   *list = NIL;
 	dlist_iter	iter;
 	int			n = 0;
 
-	if (attach_control())
+	if (moe_blocks_attach())
 	{
-		LWLockAcquire(&control->lock, LW_SHARED);
-		for (int i = 0; i < MAX_BLOCKS; i++)
-			if (control->blocks[i].state == BLOCK_READY)
-				strcpy(keys[n++], control->blocks[i].key);
-		LWLockRelease(&control->lock);
+		LWLockAcquire(&moe_blocks->lock, LW_SHARED);
+		for (int i = 0; i < MOE_MAX_BLOCKS; i++)
+			if (moe_blocks->blocks[i].state == MOE_BLOCK_READY)
+				strcpy(keys[n++], moe_blocks->blocks[i].key);
+		LWLockRelease(&moe_blocks->lock);
 	}
 	for (int i = 0; i < n; i++)
 		list = lappend(list, keys[i]);
@@ -979,17 +912,19 @@ moe_store_free(const char *key)
 	bool		freed = false;
 	int			slot;
 
-	if (!attach_control())
+	if (!moe_blocks_attach())
 		return false;
-	LWLockAcquire(&control->lock, LW_EXCLUSIVE);
-	slot = find_slot(key);
-	if (slot >= 0 && control->blocks[slot].state == BLOCK_READY &&
-		control->blocks[slot].users == 0)
+	LWLockAcquire(&moe_blocks->lock, LW_EXCLUSIVE);
+	slot = moe_blocks_find(key);
+	if (slot >= 0 && moe_blocks->blocks[slot].state == MOE_BLOCK_READY &&
+		moe_blocks->blocks[slot].users == 0)
 	{
-		free_slot(&control->blocks[slot]);
+		moe_blocks_free(&moe_blocks->blocks[slot]);
 		freed = true;
 	}
-	LWLockRelease(&control->lock);
+	LWLockRelease(&moe_blocks->lock);
+	if (freed)
+		moe_usage_given_back(key);
 	return freed;
 }
 
@@ -1002,13 +937,13 @@ moe_store_usage(MoeStoreUsage *usage)
 	usage->blocks = 0;
 	usage->shared_bytes = 0;
 	usage->private_bytes = private_bytes;
-	if (!attach_control())
+	if (!moe_blocks_attach())
 		return;
-	LWLockAcquire(&control->lock, LW_SHARED);
-	usage->shared_bytes = total_bytes();
-	for (int i = 0; i < MAX_BLOCKS; i++)
-		usage->blocks += control->blocks[i].state != BLOCK_FREE;
-	LWLockRelease(&control->lock);
+	LWLockAcquire(&moe_blocks->lock, LW_SHARED);
+	usage->shared_bytes = moe_blocks_total();
+	for (int i = 0; i < MOE_MAX_BLOCKS; i++)
+		usage->blocks += moe_blocks->blocks[i].state != MOE_BLOCK_FREE;
+	LWLockRelease(&moe_blocks->lock);
 }
 
 /*
@@ -1024,12 +959,12 @@ moe_store_is_verified(uint64 fingerprint)
 {
 	bool		found = false;
 
-	if (!attach_control())
+	if (!moe_blocks_attach())
 		return false;
-	LWLockAcquire(&control->lock, LW_SHARED);
-	for (int i = 0; i < MAX_VERIFIED && !found; i++)
-		found = control->verified[i] == fingerprint;
-	LWLockRelease(&control->lock);
+	LWLockAcquire(&moe_blocks->lock, LW_SHARED);
+	for (int i = 0; i < MOE_MAX_VERIFIED && !found; i++)
+		found = moe_blocks->verified[i] == fingerprint;
+	LWLockRelease(&moe_blocks->lock);
 	return found;
 }
 
@@ -1039,10 +974,10 @@ moe_store_is_verified(uint64 fingerprint)
 void
 moe_store_set_verified(uint64 fingerprint)
 {
-	if (!attach_control())
+	if (!moe_blocks_attach())
 		return;
-	LWLockAcquire(&control->lock, LW_EXCLUSIVE);
-	control->verified[control->next_verified] = fingerprint;
-	control->next_verified = (control->next_verified + 1) % MAX_VERIFIED;
-	LWLockRelease(&control->lock);
+	LWLockAcquire(&moe_blocks->lock, LW_EXCLUSIVE);
+	moe_blocks->verified[moe_blocks->next_verified] = fingerprint;
+	moe_blocks->next_verified = (moe_blocks->next_verified + 1) % MOE_MAX_VERIFIED;
+	LWLockRelease(&moe_blocks->lock);
 }

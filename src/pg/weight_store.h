@@ -33,8 +33,11 @@ typedef struct MoeArenaInfo
 
 typedef void (*MoeArenaVisitor) (const MoeArenaInfo *info, void *arg);
 
-extern void moe_store_request_shmem(void);
 extern void moe_store_begin_exit(void);
+extern void moe_store_set_source(const char *key, const char *path, const char *stamp,
+								 moe_quantize quantize);
+extern void moe_store_grow(const char *key);
+extern void moe_store_note_usage(const char *key);
 extern bool moe_store_is_waiting(void);
 extern char *moe_store_take_complaint(void);
 extern void moe_store_drop(const char *key);

@@ -31,11 +31,12 @@ append_header(StringInfo buf, MoeMessageType type, uint32 seq)
  * Write MOE_MSG_BEGIN
  */
 void
-moe_wire_begin(StringInfo buf, const MoeModelSpec *spec, const char *path)
+moe_wire_begin(StringInfo buf, const MoeModelSpec *spec, const char *path, const char *stamp)
 {
 	append_header(buf, MOE_MSG_BEGIN, 0);
 	append(buf, spec, sizeof(MoeModelSpec));
 	append(buf, path, strlen(path) + 1);
+	append(buf, stamp, strlen(stamp) + 1);
 }
 
 /*
@@ -74,11 +75,12 @@ moe_wire_end(StringInfo buf)
  * What MOE_MSG_BEGIN says; it points into the message
  */
 const MoeModelSpec *
-moe_wire_spec(const MoeMessage *message, const char **path)
+moe_wire_spec(const MoeMessage *message, const char **path, const char **stamp)
 {
 	const MoeModelSpec *spec = (const MoeModelSpec *) (message + 1);
 
 	*path = (const char *) (spec + 1);
+	*stamp = *path + strlen(*path) + 1;
 	return spec;
 }
 

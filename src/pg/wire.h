@@ -28,7 +28,7 @@
 
 typedef enum MoeMessageType
 {
-	MOE_MSG_BEGIN,				/* MoeModelSpec, path */
+	MOE_MSG_BEGIN,				/* MoeModelSpec, path, stamp of the files */
 	MOE_MSG_ADD,				/* moe_request, prompt, stop strings */
 	MOE_MSG_PAUSE_AT,			/* int64: see moe_seq_pause_at() */
 	MOE_MSG_END
@@ -49,12 +49,14 @@ typedef struct MoeModelSpec
 	moe_quantize quantize;
 } MoeModelSpec;
 
-extern void moe_wire_begin(StringInfo buf, const MoeModelSpec *spec, const char *path);
+extern void moe_wire_begin(StringInfo buf, const MoeModelSpec *spec, const char *path,
+						   const char *stamp);
 extern void moe_wire_add(StringInfo buf, uint32 seq, const moe_request *request);
 extern void moe_wire_pause_at(StringInfo buf, uint32 seq, int64 n_tokens);
 extern void moe_wire_end(StringInfo buf);
 
-extern const MoeModelSpec *moe_wire_spec(const MoeMessage *message, const char **path);
+extern const MoeModelSpec *moe_wire_spec(const MoeMessage *message, const char **path,
+										const char **stamp);
 extern void moe_wire_request(const MoeMessage *message, moe_request *request);
 
 /* ----------

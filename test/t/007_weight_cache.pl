@@ -49,7 +49,7 @@ foreach my $preload ('', 'pg_moe')
 moe.weight_cache_size = '7MB'
 shared_preload_libraries = '$preload'
 huge_pages = try
-});
+} . ($preload ? "moe.autoprewarm = off\n" : ''));
 	$node->restart;
 	is($node->safe_psql('postgres', $generate), $answer, "a cache in $where that is too small gives the same answers");
 	my ($misses, $evictions, $memory) = split /\|/, $node->safe_psql('postgres', $used);
@@ -93,6 +93,47 @@ huge_pages = try
 		$node->safe_psql('postgres', q{SELECT moe.evict('second')});
 		is($node->safe_psql('postgres', $generate), $answer, 'later it is opened again');
 		is($node->safe_psql('postgres', $small), 'f', 'and has all it wants');
+	}
+
+	# a model in use becomes smaller for another one, and larger again
+	{
+		my $limit = 14 * 1024 * 1024;
+		my $sizes = q{SELECT string_agg(model || ' ' || CASE WHEN memory < bytes THEN 'in part' ELSE 'whole' END, ', '
+			ORDER BY model) FROM moe.weight_cache};
+		my $long = q{SELECT count(result) FROM moe.generate(array_fill('VACUUM reclaims'::text, ARRAY[40]), max_tokens => 100)};
+		$node->append_conf('postgresql.conf', "moe.weight_cache_size = '14MB'");
+		$node->restart;
+		my $expected = $node->safe_psql('postgres', $second);
+		ok(sessions_left(), 'sessions leave');
+		my @users = map { $node->background_psql('postgres', on_error_stop => 0) } 1 .. 3;
+		is($users[0]->query($generate), $answer, 'a model takes all the room');
+		is($node->safe_psql('postgres', $sizes), 'pocket whole', 'that it wants');
+		$_->query_until(qr/go/, "\\echo go\n$long;\n") foreach @users[1, 2];
+		my $other = $node->background_psql('postgres', on_error_stop => 0);
+		is($other->query($second), $expected, 'while it is in use, another one gets a part of it');
+		is($node->safe_psql('postgres', $sizes), 'pocket in part, second in part', 'and it has the other part');
+		is($node->safe_psql('postgres', "SELECT sum(memory) <= $limit, min(memory) > 0.4 * $limit FROM moe.weight_cache"),
+			't|t', 'about as much');
+		if (!$preload)
+		{
+			my $maps = slurp_file('/proc/' . $users[0]->query('SELECT pg_backend_pid()') . '/maps')
+				. slurp_file('/proc/' . $other->query('SELECT pg_backend_pid()') . '/maps');
+			my %segments = map { $_ => (stat $_)[12] * 512 } $maps =~ m{(/dev/shm/PostgreSQL\.\d+)}g;
+			my $total = 0;
+			$total += $_ foreach values %segments;
+			cmp_ok($total, '<', $limit + 2 * 1024 * 1024, 'the system has the rest back');
+		}
+		is($users[0]->query($generate), $answer, 'it gives the same answers');
+		is($other->query($second), $expected, 'as does the other one');
+		is($users[1]->query('SELECT 1'), "40\n1", 'who was at work is not disturbed');
+		$other->quit;
+		ok($node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM moe.weight_cache WHERE model = 'second' AND sessions > 0}),
+			'the other model is closed');
+		$node->safe_psql('postgres', q{SELECT moe.evict('second')});
+		is($users[0]->query($generate), $answer, 'the first one is used again');
+		is($node->safe_psql('postgres', $sizes), 'pocket whole', 'and has all that it wants');
+		$_->quit foreach @users;
+		ok(sessions_left(), 'sessions leave');
 		$node->append_conf('postgresql.conf', "moe.weight_cache_size = '7MB'");
 		$node->restart;
 	}
@@ -143,8 +184,20 @@ huge_pages = try
 	isnt($node->safe_psql('postgres', q{SELECT moe.generate('VACUUM reclaims', 'third', 4)}), '', 'then another one');
 	is($node->safe_psql('postgres', $generate), $answer, 'and the first one again');
 	is($node->safe_psql('postgres', q{SELECT model, pinned FROM moe.weight_cache}), 'pocket|0', 'with no pins at rest');
+
+	# or has both, with a part of the room each
+	$node->append_conf('postgresql.conf', "moe.weight_cache_size = '14MB'");
+	$node->restart;
+	my $sizes = q{SELECT string_agg(model || ' ' || (memory < bytes), ', ' ORDER BY model) FROM moe.weight_cache};
+	is($node->safe_psql('postgres', $generate), $answer, 'the shared engine runs a model');
+	isnt($node->safe_psql('postgres', q{SELECT moe.generate('VACUUM reclaims', 'third', 4)}), '', 'which gives way to another one');
+	is($node->safe_psql('postgres', $sizes), 'pocket true, third true', 'both have a part of the room');
+	is($node->safe_psql('postgres', $generate), $answer, 'with the same answers');
 	$node->safe_psql('postgres', q{SELECT moe.drop_model('third')});
-	$node->append_conf('postgresql.conf', "moe.host = 'backend'");
+	$node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM moe.weight_cache}) or die;
+	is($node->safe_psql('postgres', $generate), $answer, 'the first one is used again');
+	is($node->safe_psql('postgres', $sizes), 'pocket false', 'and has all that it wants');
+	$node->append_conf('postgresql.conf', "moe.host = 'backend'\nmoe.weight_cache_size = '7MB'");
 	$node->restart;
 }
 

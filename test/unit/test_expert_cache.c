@@ -110,7 +110,9 @@ static int total_pins(const void *arena)
     return stats.pins;
 }
 
-/* --- one user -------------------------------------------------------------------------------- */
+/* --- one user
+ * --------------------------------------------------------------------------------
+ */
 
 static void a_unit_is_loaded_once_and_found_again(void **state)
 {
@@ -234,6 +236,87 @@ static void the_coldest_makes_room(void **state)
     munmap(arena, size);
 }
 
+static void what_was_just_computed_makes_room_before_what_comes_next(void **state)
+{
+    const moe_weights w = made_up_weights();
+    size_t size;
+    void *arena;
+    moe_expert_cache cache = make_cache(&w, 3, &arena, &size);
+
+    (void)state;
+    for (int i = 0; i < 43; i++) {
+        for (int l = 0; l < N_LAYERS; l++) {
+            moe_cache_visit(&cache, l);
+            if (l != 1 || i % 4 != 0)
+                use(&cache, unit_of(l, 0));
+        }
+    }
+    assert_true(moe_cache_heat(&cache, unit_of(0, 0)) > moe_cache_heat(&cache, unit_of(1, 0)));
+    moe_cache_visit(&cache, 0);
+    use(&cache, unit_of(0, 1));
+    assert_false(moe_cache_resident(&cache, unit_of(0, 0)));
+    assert_true(moe_cache_resident(&cache, unit_of(1, 0)));
+    munmap(arena, size);
+}
+
+static void an_arena_becomes_smaller_and_larger(void **state)
+{
+    const moe_weights w = made_up_weights();
+    const size_t smaller = moe_cache_bytes(&w, 2);
+    size_t size;
+    void *arena;
+    moe_expert_cache cache = make_cache(&w, 5, &arena, &size);
+    char *held[4], *address;
+    int n_left = 0;
+
+    (void)state;
+    load(&cache, 0);
+    for (int e = 0; e < 4; e++) {
+        assert_int_equal(moe_cache_pin(&cache, unit_of(0, e), true, &held[e]), MOE_PIN_CLAIMED);
+        write_content(held[e], unit_of(0, e));
+        moe_cache_settle(&cache, unit_of(0, e), true);
+    }
+    assert_false(moe_arena_resize(arena, smaller)); /* what is pinned stays as it is */
+    assert_int_equal(moe_cache_pin(&cache, unit_of(0, 4), true, &address), MOE_PIN_FULL);
+    for (int e = 0; e < 4; e++) {
+        assert_true(has_content(held[e], unit_of(0, e)));
+        moe_cache_unpin(&cache, unit_of(0, e));
+    }
+    assert_true(moe_arena_resize(arena, smaller));
+    memset((char *)arena + smaller, 0xee, size - smaller);
+    for (int e = 0; e < 4; e++)
+        n_left += moe_cache_resident(&cache, unit_of(0, e));
+    assert_int_equal(n_left, 2);
+    for (int e = 0; e < N_EXPERTS; e++) {
+        if (moe_cache_pin(&cache, unit_of(0, e), false, &address) == MOE_PIN_ABSENT) {
+            load(&cache, unit_of(0, e));
+            assert_int_equal(moe_cache_pin(&cache, unit_of(0, e), false, &address), MOE_PIN_READY);
+            moe_cache_unpin(&cache, unit_of(0, e));
+        }
+        assert_true(address + UNIT_BYTES <= (char *)arena + smaller);
+        assert_true(has_content(address, unit_of(0, e)));
+        moe_cache_unpin(&cache, unit_of(0, e));
+    }
+    assert_true(moe_arena_resize(arena, size));
+    assert_true(moe_cache_has_room(&cache));
+    for (int e = 0; e < 3; e++)
+        load(&cache, unit_of(1, e));
+    assert_false(moe_cache_has_room(&cache));
+    assert_int_equal(total_pins(arena), 1 + 3);
+
+    /* a claim that fails there leaves nothing behind */
+    for (int e = 0; e < 3; e++)
+        moe_cache_unpin(&cache, unit_of(1, e));
+    moe_arena_evict(arena, &n_left, &(size_t){0});
+    for (int e = 0; e < 2; e++)
+        assert_int_equal(moe_cache_pin(&cache, unit_of(2, e), true, &held[e]), MOE_PIN_CLAIMED);
+    assert_false(moe_arena_resize(arena, moe_cache_bytes(&w, 1)));
+    for (int e = 0; e < 2; e++)
+        moe_cache_settle(&cache, unit_of(2, e), false);
+    assert_true(moe_arena_resize(arena, moe_cache_bytes(&w, 1)));
+    munmap(arena, size);
+}
+
 static void usage_is_remembered(void **state)
 {
     const moe_weights w = made_up_weights();
@@ -293,7 +376,9 @@ static void an_arena_of_other_weights_is_told_apart(void **state)
 
 enum { USERS = 4, ROUNDS = 3000 };
 
-/* --- many users ------------------------------------------------------------------------------ */
+/* --- many users
+ * ------------------------------------------------------------------------------
+ */
 
 /* Which units are being loaded, to see that no two do that at once; shared by
  * all users. */
@@ -406,10 +491,38 @@ static void *thread_main(void *arg)
     return NULL;
 }
 
+typedef struct resizer {
+    const moe_weights *weights;
+    char *arena;
+    size_t size;
+    atomic_bool stop;
+    int n_smaller;
+} resizer;
+
+/* Again and again: makes the arena smaller, spoils what is beyond it, makes it
+ * larger. */
+static void *resize(void *arg)
+{
+    resizer *r = arg;
+
+    while (!atomic_load(&r->stop)) {
+        const size_t smaller = moe_cache_bytes(r->weights, 1 + r->n_smaller % 6);
+
+        while (!moe_arena_resize(r->arena, smaller) && !atomic_load(&r->stop))
+            sched_yield();
+        if (moe_arena_resize(r->arena, smaller))
+            memset(r->arena + smaller, 0x55, r->size - smaller);
+        moe_arena_resize(r->arena, r->size);
+        r->n_smaller++;
+    }
+    return NULL;
+}
+
 static void threads_share_an_arena(void **state)
 {
     const moe_weights w = made_up_weights();
-    pthread_t threads[USERS];
+    resizer resizer = {.weights = &w};
+    pthread_t threads[USERS], resizing;
     start starts[USERS];
     watch *watch = calloc(1, sizeof *watch);
     size_t size;
@@ -417,13 +530,19 @@ static void threads_share_an_arena(void **state)
 
     (void)state;
     make_cache(&w, 7, &arena, &size); /* fewer than all want at a time */
+    resizer.arena = arena;
+    resizer.size = size;
+    assert_int_equal(pthread_create(&resizing, NULL, resize, &resizer), 0);
     for (int i = 0; i < USERS; i++) {
         starts[i] = (start){&w, arena, watch, (uint32_t)i + 1};
         assert_int_equal(pthread_create(&threads[i], NULL, thread_main, &starts[i]), 0);
     }
     for (int i = 0; i < USERS; i++)
         pthread_join(threads[i], NULL);
+    atomic_store(&resizer.stop, true);
+    pthread_join(resizing, NULL);
     check_after_race(arena, watch);
+    assert_true(resizer.n_smaller > 0);
     free(watch);
     munmap(arena, size);
 }
@@ -469,7 +588,9 @@ static void processes_share_an_arena(void **state)
     close(fd);
 }
 
-/* --- waiting --------------------------------------------------------------------------------- */
+/* --- waiting
+ * ---------------------------------------------------------------------------------
+ */
 
 typedef struct waiter {
     moe_expert_cache cache;
@@ -520,6 +641,8 @@ int main(void)
         cmocka_unit_test(what_is_pinned_is_never_evicted),
         cmocka_unit_test(a_failed_load_leaves_nothing_behind),
         cmocka_unit_test(the_coldest_makes_room),
+        cmocka_unit_test(what_was_just_computed_makes_room_before_what_comes_next),
+        cmocka_unit_test(an_arena_becomes_smaller_and_larger),
         cmocka_unit_test(usage_is_remembered),
         cmocka_unit_test(an_arena_of_other_weights_is_told_apart),
         cmocka_unit_test(threads_share_an_arena),

@@ -287,9 +287,18 @@ static void prewarming_takes_the_hottest_as_far_as_there_is_room(void **state)
     for (int u = n_dense; u < n_units; u++)
         heat[u] = (uint16_t)(u * 7919 % 4099);
     assert_true(moe_arena_remember(s.arena, heat, n_units));
+
+    /* piece by piece */
+    assert_ok(moe_model_prewarm(model, 1, NULL, &n, &n_bytes, &err), err);
+    assert_int_equal(n, n_dense);
+    assert_ok(moe_model_prewarm(model, 1, NULL, &n, &n_bytes, &err), err);
+    assert_int_equal(n, 1);
+    assert_ok(moe_model_prewarm(model, 2 * n_bytes, NULL, &n, &n_bytes, &err), err);
+    assert_int_equal(n, 2);
+
     assert_ok(moe_model_prewarm(model, 0, NULL, &n, &n_bytes, &err), err);
-    assert_int_equal(n, n_dense + n_frames);
-    assert_int_equal(n_bytes, stats_of(&s).resident_bytes);
+    assert_int_equal(n, n_frames - 3);
+    assert_int_equal(stats_of(&s).n_resident, n_dense + n_frames);
     for (int u = n_dense; u < n_units; u++) {
         int hotter = 0;
 

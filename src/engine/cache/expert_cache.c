@@ -1,7 +1,7 @@
 /*
  * The expert cache.
  *
- * The arena: a header, a moe_cache_unit per unit, a visit counter per layer, the owner of each
+ * The arena: a header, a moe_cache_unit per unit, a moe_cache_layer per layer, the owner of each
  * frame, the places of the dense units, the frames.  Offsets in place of pointers.
  *
  * A unit's state is one atomic word: flags, and below them the number of pins.
@@ -16,10 +16,15 @@
  * holds it turns RESIDENT + 0 into absent.
  *
  * Which unit makes room: of WINDOW units without pins from the clock hand on, the one with the
- * least heat.  Heat estimates how likely the next visit to the unit's layer wants it: a sum over
- * its uses in which each counts half as much after some visits of the layer, once with a short and
- * once with a long half-life, since routing depends on the text at hand and on what the expert is
- * for. test/bench/README.md compares that with the optimum.  The heat of what was evicted is kept.
+ * least heat for the time that it would keep its frame.  Heat estimates how likely the next visit
+ * to the unit's layer wants it: a sum over its uses in which each counts half as much after some
+ * visits of the layer, once with a short and once with a long half-life, since routing depends on
+ * the text at hand and on what the expert is for.  That visit is due when all layers have had one
+ * since the last: what has just been computed comes last again.  test/bench/README.md compares this
+ * with the optimum.  The heat of what was evicted is kept.
+ *
+ * An arena can become smaller and larger at its end while it is in use: frames that are beyond it
+ * are handed out no more, and emptied as soon as they have no pins.
  */
 #define _GNU_SOURCE
 #include "expert_cache.h"
@@ -56,13 +61,16 @@ struct moe_cache_header {
     uint64_t magic;
     uint64_t size; /* of all units */
     int32_t n_units, n_dense, n_layers, n_frames;
+    int32_t n_expert_layers;
     uint64_t frame_bytes;
-    uint64_t units_at, visits_at, owners_at, dense_at, frames_at; /* from the arena's start */
+    uint64_t units_at, layers_at, owners_at, dense_at, frames_at; /* from the arena's start */
 
     _Alignas(LINE) atomic_uint lock; /* 0 free, 1 held, 2 held and somebody sleeps */
     int32_t hand;                    /* the rest of this line: under the lock */
     atomic_int free_frame;           /* first of the free ones, NO_FRAME if none; read without */
     atomic_ullong evictions, loads;
+
+    _Alignas(LINE) atomic_uint visits; /* to all layers */
 
     _Alignas(LINE) atomic_uint room; /* raised when a pin goes while room_waiters is not 0 */
     atomic_uint room_waiters;
@@ -78,6 +86,11 @@ struct moe_cache_unit {
     uint64_t bytes;
     int32_t layer, expert;
 };
+
+typedef struct moe_cache_layer {
+    atomic_uint visits;
+    atomic_uint last; /* value of the header's visits at the last one */
+} moe_cache_layer;
 
 _Static_assert(sizeof(moe_cache_unit) == LINE, "a unit is one cache line");
 _Static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2,
@@ -122,8 +135,8 @@ static bool lay_out(const moe_weights *w, moe_cache_header *h)
     };
     if (!add_rounded(&at, (size_t)w->n_units, sizeof(moe_cache_unit), LINE))
         return false;
-    h->visits_at = at;
-    if (!add_rounded(&at, (size_t)w->n_layers, sizeof(atomic_uint), LINE))
+    h->layers_at = at;
+    if (!add_rounded(&at, (size_t)w->n_layers, sizeof(moe_cache_layer), LINE))
         return false;
     h->owners_at = at;
     if (!add_rounded(&at, (size_t)(w->n_units - w->n_dense), sizeof(int32_t), PAGE))
@@ -154,9 +167,9 @@ static int32_t *owners_of(const moe_expert_cache *c)
     return (int32_t *)(void *)(c->base + c->header->owners_at);
 }
 
-static atomic_uint *visits_of(const moe_expert_cache *c)
+static moe_cache_layer *layers_of(const moe_expert_cache *c)
 {
-    return (atomic_uint *)(void *)(c->base + c->header->visits_at);
+    return (moe_cache_layer *)(void *)(c->base + c->header->layers_at);
 }
 
 static moe_expert_cache view_of(const void *arena)
@@ -177,6 +190,19 @@ static int32_t free_link(int32_t next)
     return -2 - next; /* next is NO_FRAME at the end, so this is negative */
 }
 
+/* The owner of a frame that is beyond the arena's end. */
+#define BEYOND INT32_MIN
+
+/* How many frames an arena of that size has. */
+static int32_t frames_in(const moe_cache_header *h, size_t size)
+{
+    const int32_t n_experts = h->n_units - h->n_dense;
+    const size_t n =
+        n_experts > 0 && size > h->frames_at ? (size - h->frames_at) / h->frame_bytes : 0;
+
+    return n < (size_t)n_experts ? (int32_t)n : n_experts;
+}
+
 void moe_cache_prepare(const moe_weights *w, void *arena, size_t size)
 {
     moe_cache_header *h = arena;
@@ -187,11 +213,7 @@ void moe_cache_prepare(const moe_weights *w, void *arena, size_t size)
     lay_out(w, h);
     memset((char *)arena + sizeof *h, 0, h->dense_at - sizeof *h);
     c = view_of(arena);
-    if (n_experts > 0) {
-        const size_t n = (size - h->frames_at) / h->frame_bytes;
-
-        h->n_frames = n < (size_t)n_experts ? (int32_t)n : n_experts;
-    }
+    h->n_frames = frames_in(h, size);
     place = h->dense_at;
     for (int32_t u = 0; u < w->n_units; u++) {
         moe_cache_unit *unit = &c.units[u];
@@ -203,10 +225,14 @@ void moe_cache_prepare(const moe_weights *w, void *arena, size_t size)
         if (u < w->n_dense) {
             unit->place = place;
             place += unit->bytes;
+        } else {
+            h->n_expert_layers += u == w->n_dense || unit->layer != c.units[u - 1].layer;
         }
     }
     for (int32_t f = 0; f < h->n_frames; f++)
         owners_of(&c)[f] = free_link(f + 1 < h->n_frames ? f + 1 : NO_FRAME);
+    for (int32_t f = h->n_frames; f < n_experts; f++)
+        owners_of(&c)[f] = BEYOND;
     atomic_init(&h->free_frame, h->n_frames > 0 ? 0 : NO_FRAME);
 }
 
@@ -282,7 +308,7 @@ static uint32_t visits_to(const moe_expert_cache *c, const moe_cache_unit *unit)
 {
     return unit->expert < 0
                ? 0
-               : atomic_load_explicit(&visits_of(c)[unit->layer], memory_order_relaxed);
+               : atomic_load_explicit(&layers_of(c)[unit->layer].visits, memory_order_relaxed);
 }
 
 uint32_t moe_cache_heat(const moe_expert_cache *cache, int32_t u)
@@ -297,7 +323,12 @@ uint32_t moe_cache_heat(const moe_expert_cache *cache, int32_t u)
 
 void moe_cache_visit(moe_expert_cache *cache, int layer)
 {
-    atomic_fetch_add_explicit(&visits_of(cache)[layer], 1, memory_order_relaxed);
+    moe_cache_layer *l = &layers_of(cache)[layer];
+
+    atomic_fetch_add_explicit(&l->visits, 1, memory_order_relaxed);
+    atomic_store_explicit(
+        &l->last, atomic_fetch_add_explicit(&cache->header->visits, 1, memory_order_relaxed) + 1,
+        memory_order_relaxed);
 }
 
 void moe_cache_touch(moe_expert_cache *cache, int32_t u, bool hit)
@@ -319,41 +350,54 @@ void moe_cache_touch(moe_expert_cache *cache, int32_t u, bool hit)
 
 /* --- frames ---------------------------------------------------------------------------------- */
 
-/* Makes the coldest of some units without pins absent and returns its frame, NO_FRAME if all are
- * pinned.  Under the lock. */
+/* What an expert's frame is worth: its heat over the visits until the next one to its layer.  Half
+ * a round is added, since heat lasts for longer than one visit. */
+static uint64_t worth(const moe_expert_cache *c, int32_t u)
+{
+    const uint32_t round = (uint32_t)c->header->n_expert_layers;
+    const uint32_t since =
+        atomic_load_explicit(&c->header->visits, memory_order_relaxed) -
+        atomic_load_explicit(&layers_of(c)[c->units[u].layer].last, memory_order_relaxed);
+    const uint32_t due = since < round ? round - since : 1;
+
+    return ((uint64_t)moe_cache_heat(c, u) << 32) / (round + 2 * due);
+}
+
+/* Makes the least worth of some units without pins absent and returns its frame, NO_FRAME if all
+ * are pinned.  Under the lock. */
 static int32_t evict_one(moe_expert_cache *c)
 {
     moe_cache_header *h = c->header;
     const int32_t *owners = owners_of(c);
 
     for (;;) {
-        int32_t coldest = NO_FRAME, seen = 0, i = 0;
-        uint32_t least = UINT32_MAX;
+        int32_t chosen = NO_FRAME, seen = 0, i = 0;
+        uint64_t least = UINT64_MAX;
         unsigned resident = RESIDENT;
         moe_cache_unit *victim;
 
         for (; i < h->n_frames && seen < WINDOW; i++) {
             const int32_t f = h->hand + i < h->n_frames ? h->hand + i : h->hand + i - h->n_frames;
-            uint32_t heat;
+            uint64_t value;
 
             if (owners[f] < 0 ||
                 atomic_load_explicit(&c->units[owners[f]].state, memory_order_relaxed) != RESIDENT)
                 continue;
             seen++;
-            heat = moe_cache_heat(c, owners[f]);
-            if (heat < least) {
-                least = heat;
-                coldest = f;
+            value = worth(c, owners[f]);
+            if (value < least) {
+                least = value;
+                chosen = f;
             }
         }
         h->hand = (int32_t)(((int64_t)h->hand + i) % h->n_frames);
-        if (coldest == NO_FRAME)
+        if (chosen == NO_FRAME)
             return NO_FRAME;
-        victim = &c->units[owners[coldest]];
+        victim = &c->units[owners[chosen]];
         if (atomic_compare_exchange_strong_explicit(&victim->state, &resident, 0,
                                                     memory_order_acquire, memory_order_relaxed)) {
             atomic_fetch_add_explicit(&h->evictions, 1, memory_order_relaxed);
-            return coldest;
+            return chosen;
         }
     }
 }
@@ -382,6 +426,10 @@ static void free_frame(moe_expert_cache *c, int32_t f)
 {
     moe_cache_header *h = c->header;
 
+    if (f >= h->n_frames) {
+        owners_of(c)[f] = BEYOND;
+        return;
+    }
     owners_of(c)[f] = free_link(atomic_load_explicit(&h->free_frame, memory_order_relaxed));
     atomic_store_explicit(&h->free_frame, f, memory_order_relaxed);
 }
@@ -563,6 +611,37 @@ void moe_arena_evict(void *arena, int *n_units, size_t *n_bytes)
         *n_bytes += c.units[u].bytes;
     }
     unlock(c.header);
+}
+
+bool moe_arena_resize(void *arena, size_t size)
+{
+    moe_expert_cache c = view_of(arena);
+    moe_cache_header *h = c.header;
+    int32_t *owners = owners_of(&c);
+    bool empty = true;
+
+    lock(h);
+    h->n_frames = frames_in(h, size);
+    h->hand = 0;
+    atomic_store_explicit(&h->free_frame, NO_FRAME, memory_order_relaxed);
+    for (int32_t f = h->n_units - h->n_dense - 1; f >= 0; f--) {
+        unsigned resident = RESIDENT;
+        bool used = owners[f] >= 0;
+
+        if (used && f >= h->n_frames &&
+            atomic_compare_exchange_strong_explicit(&c.units[owners[f]].state, &resident, 0,
+                                                    memory_order_acquire, memory_order_relaxed)) {
+            atomic_fetch_add_explicit(&h->evictions, 1, memory_order_relaxed);
+            used = false;
+        }
+        if (!used)
+            free_frame(&c, f);
+        else if (f >= h->n_frames)
+            empty = false;
+    }
+    unlock(h);
+    tell_of_room(h);
+    return empty;
 }
 
 bool moe_arena_remember(void *arena, const uint16_t *heat, int n_units)

@@ -5,7 +5,7 @@
  * map, each at an address of its own.  Dense units have fixed places in it; experts share
  * frames, all of one size, large enough for any expert.  A unit that is wanted is pinned; if it is
  * not there, one of those who want it claims it, reads it into a frame, and tells the others, who
- * wait.  When no frame is free, the coldest of some units without pins makes room.
+ * wait.  When no frame is free, one of the units without pins makes room.
  *
  * Nothing here reads files: who claims a unit fills it.  All functions may be called by any number
  * of processes and threads at the same time; a handle itself belongs to one thread.  A process that

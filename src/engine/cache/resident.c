@@ -233,7 +233,8 @@ moe_status moe_resident_prewarm(moe_resident *r, size_t max_bytes, const moe_can
         int n_claimed = 0;
 
         for (; i < n && n_claimed < PREWARM_BATCH && moe_cache_has_room(&r->cache) &&
-               (max_bytes == 0 || *n_bytes + units[list[i].unit].bytes <= max_bytes);
+               (max_bytes == 0 || *n_units + n_claimed == 0 ||
+                *n_bytes + units[list[i].unit].bytes <= max_bytes);
              i++) {
             const int32_t u = list[i].unit;
             const moe_pin_result result = moe_cache_pin(&r->cache, u, true, &r->weights->at[u]);
