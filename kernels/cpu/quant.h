@@ -172,8 +172,11 @@ MOE_QUANT_KERNELS(scalar);
 MOE_QUANT_KERNELS(avx2);
 MOE_QUANT_KERNELS(avx512);
 
-/* AMX has a product of its own only. */
+/* AMX has products of its own only: that of the types with blocks of 256 columns for itself. */
 void moe_matmul_quant_amx(const moe_matrix *w, int64_t group_begin, int64_t group_end,
+                          const moe_activations *x, const int32_t *rows, int64_t n_tokens, float *y,
+                          int64_t ldy);
+void moe_matmul_super_amx(const moe_matrix *w, int64_t group_begin, int64_t group_end,
                           const moe_activations *x, const int32_t *rows, int64_t n_tokens, float *y,
                           int64_t ldy);
 
