@@ -86,11 +86,11 @@ DEFINE_MATMUL(amx, avx512)
     {                                                                                              \
         .isa = number, .name = #product, .matmul = matmul_##product,                               \
         .pack_group = moe_pack_group_##isa_, .quantize_32 = moe_quantize_32_##isa_,                \
-        .quantize_256 = moe_quantize_256_##isa_, .quantize_8 = moe_quantize_8_##isa_,              \
-        .round_bf16 = moe_round_bf16_##product, .bf16_bytes = number == MOE_ISA_AMX ? 2 : 4,       \
-        .dot = moe_dot_##isa_, .sum = moe_sum_##isa_, .max = moe_max_##isa_,                       \
-        .rms_norm = moe_rms_norm_##isa_, .layer_norm = moe_layer_norm_##isa_,                      \
-        .add = moe_add_##isa_, .add_scaled = moe_add_scaled_##isa_, .scale = moe_scale_##isa_,     \
+        .quantize_256 = moe_quantize_256_##isa_, .round_bf16 = moe_round_bf16_##product,           \
+        .bf16_bytes = number == MOE_ISA_AMX ? 2 : 4, .dot = moe_dot_##isa_, .sum = moe_sum_##isa_, \
+        .max = moe_max_##isa_, .rms_norm = moe_rms_norm_##isa_,                                    \
+        .layer_norm = moe_layer_norm_##isa_, .add = moe_add_##isa_,                                \
+        .add_scaled = moe_add_scaled_##isa_, .scale = moe_scale_##isa_,                            \
         .silu_mul = moe_silu_mul_##isa_, .gelu_mul = moe_gelu_mul_##isa_,                          \
         .gelu_erf = moe_gelu_erf_##isa_, .gelu_tanh = moe_gelu_tanh_##isa_, .exp = moe_exp_##isa_, \
         .sigmoid = moe_sigmoid_##isa_, .softmax = moe_softmax_##isa_,                              \

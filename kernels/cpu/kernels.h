@@ -34,11 +34,12 @@ typedef enum moe_act_form {
     MOE_ACT_F32 = 0, /* F32, F16, BF16 weights */
     MOE_ACT_BF16,    /* rounded to BF16: BF16_PAIRS weights */
     MOE_ACT_Q15_32,  /* 15-bit integers, one scale per 32 columns: Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 */
-    MOE_ACT_Q15_256, /* 15-bit integers, one scale per 256 columns: Q4_K, Q5_K, Q6_K */
-    MOE_ACT_Q8,      /* 8-bit integers, one scale per 32 columns: every quantised type, faster */
+    MOE_ACT_Q12_256, /* 12-bit integers, one scale per 256 columns: Q4_K, Q5_K, Q6_K */
+    MOE_ACT_Q8_32,   /* 8-bit integers for the same types, faster and coarser */
+    MOE_ACT_Q8_256,
 } moe_act_form;
 
-/* The exact form for a type: never MOE_ACT_Q8. */
+/* The fine form for a type: never one of 8 bits. */
 moe_act_form moe_act_form_of(moe_type type);
 
 /* A packed weight matrix (n_rows, n_cols). */
@@ -48,20 +49,13 @@ typedef struct moe_matrix {
     const void *packed;
 } moe_matrix;
 
-/* Activations as integers: x ≈ d * q with q = 128 * hi + lo, |q| <= 16256, hi in -127..127 and lo
- * in -64..63, so that both planes fit the byte products of every instruction set. */
+/* Activations as integers: x ≈ d * q with q = 128 * hi + lo, hi in -127..127 and lo in -64..63, so
+ * that both planes fit the byte products of every instruction set.  Without lo, q = hi. */
 typedef struct moe_act_planes {
-    const int8_t *hi, *lo; /* (n_tokens, n_cols) */
+    const int8_t *hi, *lo; /* (n_tokens, n_cols); lo NULL: 8 bits */
     const float *d;        /* (n_tokens, n_cols / block) */
     const int32_t *sums;   /* sums of q: over 32 columns (blocks of 32), over 16 (blocks of 256) */
 } moe_act_planes;
-
-/* Activations as 8-bit integers: x ≈ d * q with |q| <= 127. */
-typedef struct moe_act_bytes {
-    const int8_t *q;     /* (n_tokens, n_cols) */
-    const float *d;      /* (n_tokens, n_cols / 32) */
-    const int32_t *sums; /* of q over 16 columns (n_tokens, n_cols / 16) */
-} moe_act_bytes;
 
 /* Rows of activations (n_tokens, n_cols) in one form or several. A form that is not there is NULL.
  */
@@ -71,7 +65,6 @@ typedef struct moe_activations {
     int64_t ld;
     moe_act_planes b32;  /* one scale per 32 columns */
     moe_act_planes b256; /* one scale per 256 columns */
-    moe_act_bytes q8;    /* quantised weights take these if they are there */
     const void *bf16;    /* (n_tokens, moe_bf16_columns(n_cols)), as moe_kernels.round_bf16 gives */
 } moe_activations;
 
@@ -136,23 +129,19 @@ typedef struct moe_kernels {
 
     /* y[t * ldy + r] = sum_k w[r, k] * x[rows ? rows[t] : t, k] for the output rows of groups
      * [group_begin, group_end) and t < n_tokens; rows past n_rows are not written.
-     * x must hold the form moe_act_form_of(w->type) or, for quantised weights, MOE_ACT_Q8, which
-     * is taken if both are there. */
+     * x must hold the form moe_act_form_of(w->type); integers may be those of 8 bits. */
     void (*matmul)(const moe_matrix *w, int64_t group_begin, int64_t group_end,
                    const moe_activations *x, const int32_t *rows, int64_t n_tokens, float *y,
                    int64_t ldy);
 
-    /* One row to 15-bit integers, per block of 32 or 256 columns: amax = max|x|, d = amax / 16256,
-     * q = rint(x * (16256 / amax)), hi = (q + 64) >> 7, lo = q - 128 * hi.  A block with
+    /* One row to integers, per block of 32 or 256 columns: amax = max|x|, d = amax / top, q =
+     * rint(x * (top / amax)), hi = (q + 64) >> 7, lo = q - 128 * hi, where top is 16256 for blocks
+     * of 32 columns and 2047 for those of 256.  With lo NULL top is 127 and hi = q.  A block with
      * amax < 2^-113 counts as zeros (q = 0, d = 0); one with a NaN or an infinity gives d = NaN. */
     void (*quantize_32)(const float *x, int64_t n_cols, int8_t *hi, int8_t *lo, float *d,
                         int32_t *sums);
     void (*quantize_256)(const float *x, int64_t n_cols, int8_t *hi, int8_t *lo, float *d,
                          int32_t *sums);
-
-    /* One row to 8-bit integers, per block of 32 columns: d = amax / 127, q = rint(x * (127 /
-     * amax)), small and non-finite blocks as above; sums over 16 columns. */
-    void (*quantize_8)(const float *x, int64_t n_cols, int8_t *q, float *d, int32_t *sums);
 
     /* One row to BF16, filled up with zeros to whole units of 32 columns.  An element has
      * bf16_bytes: 2 if the product reads BF16, 4 if it reads floats that hold such values. */
@@ -205,8 +194,8 @@ typedef struct moe_kernels {
                        const moe_attn_block *kv, const int32_t *n_valid, const int32_t *n_first,
                        float *m, float *l, float *o, void *scratch);
 
-    /* Attention of one head over a text of n tokens that all see each other: rows t of q, k, v and o
-     * (n, d) begin at q + t * ld and so on.  o is divided by the sums.  15 floats behind the last
+    /* Attention of one head over a text of n tokens that all see each other: rows t of q, k, v and
+     * o (n, d) begin at q + t * ld and so on.  o is divided by the sums.  15 floats behind the last
      * row of v must be readable.  scratch: moe_attn_text_scratch_bytes. */
     void (*attn_text)(const float *q, const float *k, const float *v, int64_t ld, int n, int d,
                       float scale, float *o, void *scratch);

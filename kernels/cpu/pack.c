@@ -34,7 +34,7 @@ moe_act_form moe_act_form_of(moe_type type)
     case 32:
         return MOE_ACT_Q15_32;
     case MOE_QUANT_SUPER:
-        return MOE_ACT_Q15_256;
+        return MOE_ACT_Q12_256;
     default:
         return MOE_ACT_F32;
     }

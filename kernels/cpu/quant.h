@@ -112,6 +112,13 @@ static inline const moe_act_planes *moe_quant_planes(moe_quant_form form, const 
     return form.columns == 32 ? &x->b32 : &x->b256;
 }
 
+/* What the largest activation of a block becomes.  2047 keeps the sum of a super-block, scales
+ * included, in an int32: 32 * 128 * 2047 * 256 < 2^31. */
+static inline float moe_quant_top(int columns, bool bytes)
+{
+    return bytes ? 127.0f : columns == 32 ? 16256.0f : 2047.0f;
+}
+
 /* Offset in a group of the 16 d of block b; for types with m, the 16 m follow them. */
 static inline size_t moe_quant_head(moe_quant_form form, int64_t b)
 {
@@ -151,7 +158,7 @@ void moe_quant_read_packed(moe_type type, const uint8_t *group, int lane, int64_
 void moe_quant_values(moe_type type, const moe_quant_block *block, float *dst);
 
 /* The functions of the table moe_kernels for these types, per instruction set.  The arguments are
- * those of moe_kernels.matmul, quantize_32, quantize_256 and quantize_8. */
+ * those of moe_kernels.matmul, quantize_32 and quantize_256. */
 #define MOE_QUANT_KERNELS(isa)                                                                     \
     void moe_matmul_quant_##isa(const moe_matrix *w, int64_t group_begin, int64_t group_end,       \
                                 const moe_activations *x, const int32_t *rows, int64_t n_tokens,   \
@@ -159,15 +166,17 @@ void moe_quant_values(moe_type type, const moe_quant_block *block, float *dst);
     void moe_quantize_32_##isa(const float *x, int64_t n_cols, int8_t *hi, int8_t *lo, float *d,   \
                                int32_t *sums);                                                     \
     void moe_quantize_256_##isa(const float *x, int64_t n_cols, int8_t *hi, int8_t *lo, float *d,  \
-                                int32_t *sums);                                                    \
-    void moe_quantize_8_##isa(const float *x, int64_t n_cols, int8_t *q, float *d, int32_t *sums)
+                                int32_t *sums)
 
 MOE_QUANT_KERNELS(scalar);
 MOE_QUANT_KERNELS(avx2);
 MOE_QUANT_KERNELS(avx512);
 
-/* AMX has a product of its own only. */
+/* AMX has products of its own only: that of the types with blocks of 256 columns for itself. */
 void moe_matmul_quant_amx(const moe_matrix *w, int64_t group_begin, int64_t group_end,
+                          const moe_activations *x, const int32_t *rows, int64_t n_tokens, float *y,
+                          int64_t ldy);
+void moe_matmul_super_amx(const moe_matrix *w, int64_t group_begin, int64_t group_end,
                           const moe_activations *x, const int32_t *rows, int64_t n_tokens, float *y,
                           int64_t ldy);
 

@@ -1,18 +1,17 @@
 /*
- * Quantised kernels for AMX: many tokens with tiles of 16 tokens times 16 output rows.
+ * Products of quantised weights for AMX: many tokens with tiles of 16 tokens times 16 output rows.
  *
- * A tile product multiplies the activations of 16 tokens (16 rows of 32 bytes) with a unit of codes
- * of a group, which the packed layout already keeps as AMX wants it: four columns of 16 rows side
- * by side.  It is cut as finely as the scales of the weights, so its 256 sums are the exact
- * integers of one block or sub-block; 15-bit activations take two, one for each plane.  The sums go
+ * This is for types with blocks of 32 columns; quant_super_amx.c has those of 256.  A tile product
+ * multiplies the activations of 16 tokens (16 rows of 32 bytes) with a unit of codes of a group,
+ * which the packed layout already keeps as AMX wants it: four columns of 16 rows side by side.  Its
+ * 256 sums are the exact integers of one block; activations of two planes take two.  The sums go
  * through memory to vector registers, one token each, lanes across output rows, where the float
- * steps of quant_scalar.c follow.  Meanwhile the tile unit computes the next sub-blocks: it runs a
- * few steps ahead.
+ * steps of quant_scalar.c follow.  Meanwhile the tile unit computes the next blocks: it runs a few
+ * steps ahead.
  *
  * For a batch of tokens and a chunk of 256 columns the activations are gathered once, then all
  * groups pass.  Results are added up in y itself.  A tile has the same cost for one token as for
- * 16, so few tokens take the AVX-512 kernels, and so does Q6_K, whose sub-blocks of 16 columns
- * would leave three quarters of a tile empty; all give the same bits.
+ * 16, so few tokens take the AVX-512 kernels; all give the same bits.
  */
 #include <string.h>
 
@@ -50,13 +49,13 @@ typedef struct chunk_codes {
     chunk_scales scales;
 } chunk_codes;
 
-INLINE void widen_chunk(const moe_type type, const int bits, const uint8_t *group, int64_t block,
+INLINE void widen_chunk(const moe_type type, const int planes, const uint8_t *group, int64_t block,
                         int n_units, chunk_codes *c)
 {
     const moe_quant_form form = moe_quant_form_of(type);
     const __m512i bias = _mm512_set1_epi8((char)form.bias);
 
-    load_scales(type, bits, group, block, n_units, &c->scales);
+    load_scales(type, planes, group, block, n_units, &c->scales);
     for (int u = 0; u < n_units; u++) {
         __m512i w[8];
 
@@ -90,7 +89,7 @@ typedef struct pipeline {
         _tile_loadd(CODES_##b, p->codes->codes + 8 * p->next.unit, 64);                            \
         _tile_loadd(ACT_HI, hi, sizeof p->acts->planes[0]);                                        \
         _tile_dpbssd(SUM_HI_##b, ACT_HI, CODES_##b);                                               \
-        if (bits != 8) {                                                                           \
+        if (planes == 2) {                                                                         \
             _tile_zero(SUM_LO_##b);                                                                \
             _tile_loadd(ACT_LO, hi + CHUNK_COLUMNS, sizeof p->acts->planes[0]);                    \
             _tile_dpbssd(SUM_LO_##b, ACT_LO, CODES_##b);                                           \
@@ -98,7 +97,7 @@ typedef struct pipeline {
     } while (0)
 
 /* The tile products of the next step. */
-INLINE void produce(const int bits, pipeline *p)
+INLINE void produce(const int planes, pipeline *p)
 {
     const int8_t *hi = p->acts->planes[TILE_TOKENS * p->next.tile][0] + 32 * p->next.unit;
 
@@ -113,7 +112,7 @@ INLINE void produce(const int bits, pipeline *p)
 }
 
 /* The sums of the next step, from tile registers to memory. */
-INLINE void store_sums(const int bits, pipeline *p)
+INLINE void store_sums(const int planes, pipeline *p)
 {
     const int buffer = p->stored % SUM_BUFFERS;
 
@@ -121,81 +120,66 @@ INLINE void store_sums(const int bits, pipeline *p)
         return;
     if (p->stored++ % 2 == 0) {
         _tile_stored(SUM_HI_0, p->hi[buffer], 64);
-        if (bits != 8)
+        if (planes == 2)
             _tile_stored(SUM_LO_0, p->lo[buffer], 64);
     } else {
         _tile_stored(SUM_HI_1, p->hi[buffer], 64);
-        if (bits != 8)
+        if (planes == 2)
             _tile_stored(SUM_LO_1, p->lo[buffer], 64);
     }
 }
 
 /* Goes to the next step, whose sums are then to be had from the buffer that is returned. */
-INLINE int advance(const int bits, pipeline *p)
+INLINE int advance(const int planes, pipeline *p)
 {
-    produce(bits, p);
-    store_sums(bits, p);
+    produce(planes, p);
+    store_sums(planes, p);
     return p->used++ % SUM_BUFFERS;
 }
 
 /* A token's sums. */
-INLINE __m512 sums_of(const int bits, const pipeline *p, int buffer, int t)
+INLINE __m512 sums_of(const int planes, const pipeline *p, int buffer, int t)
 {
     __m512i sum = load(p->hi[buffer][t]);
 
-    if (bits != 8)
+    if (planes == 2)
         sum = _mm512_add_epi32(_mm512_slli_epi32(sum, 7), load(p->lo[buffer][t]));
     return _mm512_cvtepi32_ps(sum);
 }
 
 /* One tile, of whose n_tokens tokens the first n count: y += products. */
-INLINE void run_tile(const moe_type type, const int bits, const int n_tokens, int n, pipeline *p,
+INLINE void run_tile(const moe_type type, const int planes, const int n_tokens, int n, pipeline *p,
                      const token_terms terms[], bool is_first_chunk, __mmask16 lanes, float *y,
                      int64_t ldy)
 {
-    const bool super_block = moe_quant_form_of(type).columns == MOE_QUANT_SUPER;
-    const chunk_scales *scales = &p->codes->scales;
-    __m512 sum[TILE_TOKENS]; /* of super-blocks the total, else the result itself */
+    __m512 acc[TILE_TOKENS];
 
     UNROLL
     for (int t = 0; t < n_tokens; t++)
-        sum[t] = super_block || is_first_chunk || t >= n
-                     ? _mm512_setzero_ps()
-                     : _mm512_maskz_loadu_ps(lanes, y + t * ldy);
+        acc[t] = is_first_chunk || t >= n ? _mm512_setzero_ps()
+                                          : _mm512_maskz_loadu_ps(lanes, y + t * ldy);
     for (int u = 0; u < p->n_units; u++) {
-        const int buffer = advance(bits, p);
+        const int buffer = advance(planes, p);
 
         UNROLL
-        for (int t = 0; t < n_tokens; t++) {
-            __m512 value = sums_of(bits, p, buffer, t);
-
-            if (!super_block)
-                sum[t] = add_block_32(type, scales, &terms[t], u, value, sum[t]);
-            else if (bits == 8)
-                sum[t] = _mm512_fmadd_ps(_mm512_mul_ps(value, scales->sc[u]),
-                                         _mm512_set1_ps(terms[t].d[u]), sum[t]);
-            else
-                sum[t] = _mm512_fmadd_ps(value, scales->sc[u], sum[t]);
-        }
+        for (int t = 0; t < n_tokens; t++)
+            acc[t] = add_block_32(type, &p->codes->scales, &terms[t], u,
+                                  sums_of(planes, p, buffer, t), acc[t]);
     }
     UNROLL
     for (int t = 0; t < n_tokens; t++) {
         if (t >= n)
             break;
-        if (super_block)
-            sum[t] = add_super_block(type, bits, scales, &terms[t], sum[t],
-                                     is_first_chunk ? _mm512_setzero_ps()
-                                                    : _mm512_maskz_loadu_ps(lanes, y + t * ldy));
-        _mm512_mask_storeu_ps(y + t * ldy, lanes, sum[t]);
+        _mm512_mask_storeu_ps(y + t * ldy, lanes, acc[t]);
     }
 }
 
 /* A chunk of a batch of n_tokens tokens with groups [group_begin, group_end). */
-INLINE void pass(const moe_type type, const int bits, const moe_matrix *w, int64_t group_begin,
+INLINE void pass(const moe_type type, const int planes, const moe_matrix *w, int64_t group_begin,
                  int64_t group_end, const chunk_acts *a, int n_tokens, int64_t chunk, float *y,
                  int64_t ldy)
 {
-    const int64_t block = chunk * (CHUNK_COLUMNS / moe_quant_form_of(type).columns);
+    const int64_t block = chunk * CHUNK_UNITS;
     const size_t group_bytes = moe_packed_group_bytes(w->type, w->n_cols);
     const int n_tiles = (n_tokens + TILE_TOKENS - 1) / TILE_TOKENS;
     chunk_codes c;
@@ -209,31 +193,31 @@ INLINE void pass(const moe_type type, const int bits, const moe_matrix *w, int64
         const uint8_t *group = (const uint8_t *)w->packed + (size_t)g * group_bytes;
         float *to = y + g * MOE_GROUP_ROWS;
 
-        widen_chunk(type, bits, group, block, p.n_units, &c);
+        widen_chunk(type, planes, group, block, p.n_units, &c);
         if (g + 1 < group_end)
             prefetch_chunk(type, group + group_bytes, block, p.n_units);
         __asm__ volatile("" ::: "memory"); /* the compiler does not see what tile loads read */
         p.produced = p.stored = p.used = 0;
         p.next = (place){0, 0};
-        produce(bits, &p);
+        produce(planes, &p);
         for (int i = 0; i < LEAD; i++) {
-            produce(bits, &p);
-            store_sums(bits, &p);
+            produce(planes, &p);
+            store_sums(planes, &p);
         }
         for (int t = 0; t < n_tokens; t += TILE_TOKENS) {
             int n = n_tokens - t < TILE_TOKENS ? n_tokens - t : TILE_TOKENS;
 
             if (n > TILE_TOKENS / 2)
-                run_tile(type, bits, TILE_TOKENS, n, &p, a->terms + t, chunk == 0, lanes_of(w, g),
+                run_tile(type, planes, TILE_TOKENS, n, &p, a->terms + t, chunk == 0, lanes_of(w, g),
                          to + t * ldy, ldy);
             else
-                run_tile(type, bits, TILE_TOKENS / 2, n, &p, a->terms + t, chunk == 0,
+                run_tile(type, planes, TILE_TOKENS / 2, n, &p, a->terms + t, chunk == 0,
                          lanes_of(w, g), to + t * ldy, ldy);
         }
     }
 }
 
-INLINE void matmul(const moe_type type, const int bits, const moe_matrix *w, int64_t group_begin,
+INLINE void matmul(const moe_type type, const int planes, const moe_matrix *w, int64_t group_begin,
                    int64_t group_end, const moe_activations *x, const int32_t *rows,
                    int64_t n_tokens, float *y, int64_t ldy)
 {
@@ -246,9 +230,9 @@ INLINE void matmul(const moe_type type, const int bits, const moe_matrix *w, int
         n = even_part(n_tokens - t, BATCH_TOKENS, TILE_TOKENS);
         for (int64_t c = 0; c < n_chunks; c++) {
             for (int64_t i = 0; i < n; i++)
-                gather_token(type, bits, x, rows ? rows[t + i] : t + i, c, units_of(w, c), &a,
+                gather_token(type, planes, x, rows ? rows[t + i] : t + i, c, units_of(w, c), &a,
                              (int)i);
-            pass(type, bits, w, group_begin, group_end, &a, (int)n, c, y + t * ldy, ldy);
+            pass(type, planes, w, group_begin, group_end, &a, (int)n, c, y + t * ldy, ldy);
         }
     }
     _tile_release();
@@ -258,27 +242,26 @@ void moe_matmul_quant_amx(const moe_matrix *w, int64_t group_begin, int64_t grou
                           const moe_activations *x, const int32_t *rows, int64_t n_tokens, float *y,
                           int64_t ldy)
 {
-    if (n_tokens < MIN_TOKENS || w->type == MOE_TYPE_Q6_K) {
+    if (n_tokens < MIN_TOKENS) {
         moe_matmul_quant_avx512(w, group_begin, group_end, x, rows, n_tokens, y, ldy);
         return;
     }
     switch (w->type) {
 #define CASE(type)                                                                                 \
     case type:                                                                                     \
-        if (x->q8.q)                                                                               \
-            matmul(type, 8, w, group_begin, group_end, x, rows, n_tokens, y, ldy);                 \
+        if (x->b32.lo == NULL)                                                                     \
+            matmul(type, 1, w, group_begin, group_end, x, rows, n_tokens, y, ldy);                 \
         else                                                                                       \
-            matmul(type, 15, w, group_begin, group_end, x, rows, n_tokens, y, ldy);                \
+            matmul(type, 2, w, group_begin, group_end, x, rows, n_tokens, y, ldy);                 \
         break
         CASE(MOE_TYPE_Q8_0);
         CASE(MOE_TYPE_Q4_0);
         CASE(MOE_TYPE_Q4_1);
         CASE(MOE_TYPE_Q5_0);
         CASE(MOE_TYPE_Q5_1);
-        CASE(MOE_TYPE_Q4_K);
-        CASE(MOE_TYPE_Q5_K);
 #undef CASE
     default:
+        moe_matmul_super_amx(w, group_begin, group_end, x, rows, n_tokens, y, ldy);
         break;
     }
 }

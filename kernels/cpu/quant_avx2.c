@@ -1,26 +1,31 @@
 /*
  * Quantised kernels for AVX2: one 32-bit lane per output row, a group in two halves of eight rows.
  *
- * Many tokens (prefill): vpmaddwd multiplies pairs of int16 and adds them in int32, which no sum
- * within a sub-block can overflow.  The two planes of the activations are put together again, once
- * per chunk of 256 columns for several groups; a vector of codes, four bytes to a lane, becomes one
- * of its even and one of its odd bytes, and the activations stand in pairs to match: columns 4v and
- * 4v + 2, 4v + 1 and 4v + 3.  All tokens of a batch pass over a tile of such codes and of scales
- * (one group, one chunk) on the stack.
+ * Many tokens (prefill): vpmaddwd multiplies pairs of int16 and adds them in int32.  The two planes
+ * of the activations are put together again, once per chunk of 256 columns for several groups; a
+ * vector of codes, four bytes to a lane, becomes one of its even and one of its odd bytes, and the
+ * activations stand in pairs to match: columns 4v and 4v + 2, 4v + 1 and 4v + 3.  All tokens of a
+ * batch pass over a tile of such codes and of scales (one group, one chunk) on the stack.  In a
+ * super-block the codes of a tile are less their bias and multiplied with the scale of their
+ * sub-block, |sc * (c - bias)| <= 128 * 32, so that nothing is left to do between sub-blocks.
  *
  * Few tokens (decode): codes are widened in registers, to bytes only.  vpmaddubsw multiplies them
  * with one plane of the activations and adds pairs in int16, where codes of b < 8 bits leave room
- * for a run of several products before vpmaddwd widens the sums, with the plane's factor:
+ * for a run of several products before vpmaddwd widens the sums, with the plane's factor in blocks
+ * of 32 columns and the scale of the sub-block in super-blocks:
  *
- *              high plane, |hi| <= 127             low plane, |lo| <= 64
- *     4 bits   8 * 2 * 15 * 127 = 30480            8 * 2 * 15 * 64 = 15360   eight vectors: a unit
- *     5 bits   4 * 2 * 31 * 127 = 31496  four      8 * 2 * 31 * 64 = 31744   eight
- *     6 bits   2 * 2 * 63 * 127 = 32004  two       4 * 2 * 63 * 64 = 32256   four: a sub-block
+ *                      high plane                           low plane, |lo| <= 64
+ *     32 columns,      4 bits   8 * 2 * 15 * 127 = 30480       8 * 2 * 15 * 64 = 15360
+ *     |hi| <= 127      5 bits   4 * 2 * 31 * 127 = 31496       8 * 2 * 31 * 64 = 31744
+ *     256 columns,     4 bits   8 * 2 * 15 * 16 = 3840         8 * 2 * 15 * 64 = 15360
+ *     |hi| <= 16       5 bits   8 * 2 * 31 * 16 = 7936         8 * 2 * 31 * 64 = 31744
+ *                      6 bits   4 * 2 * 63 * 16 = 8064         4 * 2 * 63 * 64 = 32256
  *
- * Codes of eight bits leave none and take the int16 form here too.  Either way every integer is
- * exact; scales, bias and minima are applied per sub-block, with the float steps of quant_scalar.c.
+ * Eight vectors are a unit, four a sub-block of Q6_K.  Codes of eight bits leave no room and take
+ * the int16 form here too.  Either way every integer is exact, and the float steps are those of
+ * quant_scalar.c.
  *
- * All this is for 15-bit activations; products with 8-bit ones are in quant_bytes_avx2.c.
+ * All this is for activations of two planes; products with 8-bit ones are in quant_bytes_avx2.c.
  */
 #include "quant_chunk_avx2.h"
 
@@ -29,60 +34,14 @@
 #define TILE_TOKENS 4   /* tokens whose sums are in registers together */
 #define FEW_TOKENS 3    /* up to so many tokens the codes are widened in registers */
 
-/* The scales of a chunk of half a group, ready for use. */
-typedef struct chunk_scales {
-    __m256 d[CHUNK_UNITS], m[CHUNK_UNITS]; /* per block of 32 columns; super-blocks: d, -m in [0] */
-    __m256 sc[16];                         /* Q4_K, Q5_K (8), Q6_K (16) */
-    __m256i mn[8];                         /* Q4_K, Q5_K, as int16: mn[j] and 128 * mn[j] */
-} chunk_scales;
-
 /* One token's activations of a chunk. */
 typedef struct token_row {
     const int8_t *hi, *lo;
     const float *d;
     const int32_t *sums;
-    int32_t term[16]; /* types with a bias: -bias * sums; Q4_K, Q5_K: the sum of sub-block j as
-                       * two int16, its low seven bits and the bits above */
+    int32_t term[CHUNK_UNITS]; /* Q8_0, Q4_0, Q5_0: -bias * sums; super-blocks: see pack_sums */
     int32_t pairs[CHUNK_UNITS][2][8]; /* two int16: columns 4v and 4v + 2, or 4v + 1 and 4v + 3 */
 } token_row;
-
-/* The scales of n_units units that start at block `block` of a group, for one half. */
-INLINE void load_scales(const moe_type type, const uint8_t *group, int half, int64_t block,
-                        int n_units, chunk_scales *s)
-{
-    const moe_quant_form form = moe_quant_form_of(type);
-    const uint8_t *p = group + moe_quant_body(form, block) + 32 * half;
-    int n_blocks = form.columns == 32 ? n_units : 1;
-
-    for (int b = 0; b < n_blocks; b++) {
-        const uint8_t *head = group + moe_quant_head(form, block + b) + 16 * half;
-
-        s->d[b] = load_f16(head);
-        if (form.has_min)
-            s->m[b] = load_f16(head + 32);
-        if (form.has_min && form.columns == MOE_QUANT_SUPER)
-            s->m[b] = _mm256_xor_ps(s->m[b], _mm256_set1_ps(-0.0f));
-    }
-    if (type == MOE_TYPE_Q6_K) {
-        UNROLL
-        for (int j = 0; j < 16; j++) {
-            __m256i x = _mm256_slli_epi32(load(p + 64 * (j / 4)), 24 - 8 * (j % 4));
-
-            s->sc[j] = _mm256_cvtepi32_ps(_mm256_srai_epi32(x, 24));
-        }
-    } else if (form.columns == MOE_QUANT_SUPER) {
-        __m256i w[4];
-
-        widen_six_bits(p, w);
-        UNROLL
-        for (int j = 0; j < 8; j++) {
-            __m256i mn = byte_of_lane(w[2 + j / 4], j % 4);
-
-            s->sc[j] = _mm256_cvtepi32_ps(byte_of_lane(w[j / 4], j % 4));
-            s->mn[j] = _mm256_or_si256(mn, _mm256_slli_epi32(mn, 16 + 7));
-        }
-    }
-}
 
 /* The even (odd = 0) or odd bytes of vector v of a unit, as words.  w has both halves as words, or
  * if it is one half only, bytes. */
@@ -93,10 +52,10 @@ INLINE __m256i words_of(const int n_halves, const __m256i *w, int v, int odd, in
     return odd ? _mm256_srli_epi16(w[v], 8) : _mm256_and_si256(w[v], _mm256_set1_epi16(255));
 }
 
-/* n vectors of codes w, as bytes, times one plane x of activations: `factor` times that, added to
+/* n vectors of codes w, as bytes, times one plane x of activations and a factor in int16, added to
  * sum.  Runs of `run` vectors stay in int16. */
 INLINE __m256i dot_plane(const __m256i *w, const int n, const int run, const int8_t *x,
-                         const int factor, __m256i sum)
+                         __m256i factor, __m256i sum)
 {
     UNROLL
     for (int first = 0; first < n; first += run) {
@@ -107,26 +66,17 @@ INLINE __m256i dot_plane(const __m256i *w, const int n, const int run, const int
             pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(w[v], broadcast4(x + 4 * v)));
             SETTLE(pairs);
         }
-        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(factor)));
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, factor));
     }
     return sum;
 }
 
-/* Vectors [first, first + n) of unit u, codes of `bits` bits, times activations, added to sum.  One
- * half stands for one token straight from the packed form. */
-INLINE void dot(const int bits, const int n_tokens, const int n_halves, const __m256i *w,
-                const int first, const int n, const token_row a[], int u, __m256i sum[][2])
+/* Unit u, codes as words_of takes them, times activations as int16, added to sum. */
+INLINE void dot_words(const int n_tokens, const int n_halves, const __m256i *w, const token_row a[],
+                      int u, __m256i sum[][2])
 {
-    if (n_halves == 1 && bits < 8) {
-        const int run = bits == 4 ? 8 : bits == 5 ? 4 : 2, run_low = bits == 6 ? 4 : 8;
-        int column = 32 * u + 4 * first;
-
-        sum[0][0] = dot_plane(w + first, n, run, a[0].hi + column, 128, sum[0][0]);
-        sum[0][0] = dot_plane(w + first, n, run_low, a[0].lo + column, 1, sum[0][0]);
-        return;
-    }
     UNROLL
-    for (int i = 2 * first; i < 2 * (first + n); i++) {
+    for (int i = 0; i < 16; i++) {
         __m256i codes[2];
 
         UNROLL
@@ -145,7 +95,8 @@ INLINE void dot(const int bits, const int n_tokens, const int n_halves, const __
     }
 }
 
-/* A block of 32 columns: codes w, unit u of the chunk. */
+/* A block of 32 columns, unit u of the chunk.  One half stands for one token and codes straight
+ * from the packed form. */
 INLINE void add_block_32(const moe_type type, const int n_tokens, const int n_halves,
                          const __m256i *w, const chunk_scales s[], const token_row a[], int u,
                          __m256 acc[][2])
@@ -159,7 +110,14 @@ INLINE void add_block_32(const moe_type type, const int n_tokens, const int n_ha
         for (int h = 0; h < n_halves; h++)
             sum[t][h] = _mm256_set1_epi32(form.has_min ? 0 : a[t].term[u]);
     }
-    dot(form.bits, n_tokens, n_halves, w, 0, 8, a, u, sum);
+    if (n_halves == 1 && form.bits < 8) {
+        const __m256i high = _mm256_set1_epi16(128), low = _mm256_set1_epi16(1);
+
+        sum[0][0] = dot_plane(w, 8, form.bits == 4 ? 8 : 4, a->hi + 32 * u, high, sum[0][0]);
+        sum[0][0] = dot_plane(w, 8, 8, a->lo + 32 * u, low, sum[0][0]);
+    } else {
+        dot_words(n_tokens, n_halves, w, a, u, sum);
+    }
     UNROLL
     for (int t = 0; t < n_tokens; t++) {
         __m256 d_a = _mm256_set1_ps(a[t].d[u]);
@@ -175,106 +133,77 @@ INLINE void add_block_32(const moe_type type, const int n_tokens, const int n_ha
     }
 }
 
-/* 32 columns of a super-block, one sub-block or two of Q6_K, added to total. */
-INLINE void add_sub_blocks(const moe_type type, const int n_tokens, const int n_halves,
-                           const __m256i *w, const chunk_scales s[], const token_row a[], int u,
-                           __m256 total[][2])
-{
-    const int bits = moe_quant_form_of(type).bits, n_sub = type == MOE_TYPE_Q6_K ? 2 : 1;
-
-    UNROLL
-    for (int j = 0; j < n_sub; j++) {
-        __m256i sum[TILE_TOKENS][2];
-
-        UNROLL
-        for (int t = 0; t < n_tokens; t++) {
-            UNROLL
-            for (int h = 0; h < n_halves; h++)
-                sum[t][h] = _mm256_set1_epi32(type == MOE_TYPE_Q6_K ? a[t].term[2 * u + j] : 0);
-        }
-        dot(bits, n_tokens, n_halves, w, 8 / n_sub * j, 8 / n_sub, a, u, sum);
-        UNROLL
-        for (int t = 0; t < n_tokens; t++) {
-            UNROLL
-            for (int h = 0; h < n_halves; h++)
-                total[t][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[t][h]), s[h].sc[n_sub * u + j],
-                                              total[t][h]);
-        }
-    }
-}
-
-/* The end of a super-block: scales and minima. */
-INLINE void add_super_block(const moe_type type, const int n_tokens, const int n_halves,
-                            const chunk_scales s[], const token_row a[], __m256 total[][2],
-                            __m256 acc[][2])
+/* Half a packed group, the chunk that starts at block `block`, with one token: acc + products. */
+INLINE __m256 add_packed(const moe_type type, const uint8_t *packed, int half, int64_t block,
+                         int n_units, const token_row *a, __m256 acc)
 {
     const moe_quant_form form = moe_quant_form_of(type);
+    const int n_sub = type == MOE_TYPE_Q6_K ? 2 : 1, n = 8 / n_sub;
+    __m256i high = _mm256_setzero_si256(), low = high;
+    __m256 results[1][2] = {{acc}};
+    chunk_scales s;
 
-    UNROLL
-    for (int t = 0; t < n_tokens; t++) {
-        __m256 d_a = _mm256_set1_ps(a[t].d[0]);
+    load_scales(type, packed, half, block, n_units, &s);
+    for (int u = 0; u < n_units; u++) {
+        const uint8_t *p = unit_of(type, packed, block, u);
+        __m256i w[8];
 
-        UNROLL
-        for (int h = 0; h < n_halves; h++) {
-            __m256i min = _mm256_setzero_si256();
-
-            acc[t][h] = _mm256_fmadd_ps(total[t][h], _mm256_mul_ps(s[h].d[0], d_a), acc[t][h]);
-            if (!form.has_min)
-                continue;
+        if (half == 0) {
             UNROLL
-            for (int j = 0; j < 8; j++)
-                min = _mm256_add_epi32(
-                    min, _mm256_madd_epi16(s[h].mn[j], _mm256_set1_epi32(a[t].term[j])));
-            acc[t][h] =
-                _mm256_fmadd_ps(_mm256_cvtepi32_ps(min), _mm256_mul_ps(s[h].m[0], d_a), acc[t][h]);
+            for (size_t i = 0; i < moe_quant_unit_bytes(form); i += 64)
+                _mm_prefetch((const char *)p + PREFETCH_BYTES + i, _MM_HINT_T0);
+        }
+        widen_unit(form.bits, p + 32 * half, w);
+        if (form.columns == 32) {
+            add_block_32(type, 1, 1, w, &s, a, u, results);
+            continue;
+        }
+        UNROLL
+        for (int j = 0; j < n_sub; j++) {
+            const int column = 32 * u + 16 * j;
+            const __m256i sc = s.sc[n_sub * u + j];
+
+            high = dot_plane(w + n * j, n, n, a->hi + column, sc, high);
+            low = dot_plane(w + n * j, n, n, a->lo + column, sc, low);
         }
     }
+    if (form.columns == 32)
+        return results[0][0];
+    low = _mm256_add_epi32(low, _mm256_slli_epi32(high, 7));
+    if (!form.has_min)
+        low = _mm256_sub_epi32(low, times_sums(&s, a->term));
+    return add_super_block(type, low, &s, a->term, a->d[0], acc);
 }
 
-/* Adds the products of a chunk to acc (n_tokens, 2 halves).  The codes are in the tile q, both
- * halves, or if packed is not NULL (one half only), in the packed group at block `block`. */
-INLINE void add_chunk(const moe_type type, const int n_tokens, const int n_halves,
-                      const uint8_t *packed, int half, int64_t block, const __m256i *q,
-                      const chunk_scales s[], int n_units, const token_row a[], __m256 acc[][2])
+/* A tile with n_tokens tokens: acc += products. */
+INLINE void add_tile(const moe_type type, const int n_tokens, const __m256i *codes,
+                     const chunk_scales s[2], int n_units, const token_row a[], __m256 acc[][2])
 {
-    const moe_quant_form form = moe_quant_form_of(type);
-    __m256 total[TILE_TOKENS][2], sum[TILE_TOKENS][2];
+    const bool super = moe_quant_form_of(type).columns == MOE_QUANT_SUPER;
+    __m256i sum[TILE_TOKENS][2];
+    __m256 results[TILE_TOKENS][2];
 
     UNROLL
     for (int t = 0; t < n_tokens; t++) {
         UNROLL
-        for (int h = 0; h < n_halves; h++) {
-            total[t][h] = _mm256_setzero_ps();
-            sum[t][h] = acc[t][h];
+        for (int h = 0; h < 2; h++) {
+            sum[t][h] = _mm256_setzero_si256();
+            results[t][h] = acc[t][h];
         }
     }
     for (int u = 0; u < n_units; u++) {
-        const __m256i *w = q + 32 * u;
-        __m256i widened[8];
-
-        if (packed) {
-            const uint8_t *p = unit_of(type, packed, block, u);
-
-            if (half == 0) {
-                UNROLL
-                for (size_t i = 0; i < moe_quant_unit_bytes(form); i += 64)
-                    _mm_prefetch((const char *)p + PREFETCH_BYTES + i, _MM_HINT_T0);
-            }
-            widen_unit(form.bits, p + 32 * half, widened);
-            w = widened;
-        }
-        if (form.columns == 32)
-            add_block_32(type, n_tokens, n_halves, w, s, a, u, sum);
+        if (super)
+            dot_words(n_tokens, 2, codes + 32 * u, a, u, sum);
         else
-            add_sub_blocks(type, n_tokens, n_halves, w, s, a, u, total);
+            add_block_32(type, n_tokens, 2, codes + 32 * u, s, a, u, results);
     }
-    if (form.columns != 32)
-        add_super_block(type, n_tokens, n_halves, s, a, total, sum);
     UNROLL
     for (int t = 0; t < n_tokens; t++) {
         UNROLL
-        for (int h = 0; h < n_halves; h++)
-            acc[t][h] = sum[t][h];
+        for (int h = 0; h < 2; h++)
+            acc[t][h] =
+                super ? add_super_block(type, sum[t][h], &s[h], a[t].term, a[t].d[0], results[t][h])
+                      : results[t][h];
     }
 }
 
@@ -302,21 +231,10 @@ INLINE void set_row(const moe_type type, const bool pairs, const moe_activations
         _mm256_storeu_si256(
             dst + 1, _mm256_add_epi16(_mm256_srai_epi16(hi_odd, 1), _mm256_srai_epi16(lo, 8)));
     }
-    if (form.columns == 32 && !form.has_min) {
-        for (int u = 0; u < n_units; u++)
-            a->term[u] = -form.bias * a->sums[u];
-    } else if (type == MOE_TYPE_Q6_K) {
-        for (int j = 0; j < 16; j++)
-            a->term[j] = -form.bias * a->sums[j];
-    } else if (form.columns == MOE_QUANT_SUPER) {
-        __m256i sums = _mm256_hadd_epi32(load(a->sums), load(a->sums + 8));
-        __m256i high = _mm256_set1_epi32(-65536);
-
-        sums = _mm256_permute4x64_epi64(sums, 0xD8);
-        sums = blend_bits(high, _mm256_slli_epi32(sums, 16 - 7),
-                          _mm256_and_si256(sums, _mm256_set1_epi32(127)));
-        _mm256_storeu_si256((__m256i *)a->term, sums);
-    }
+    if (form.columns == MOE_QUANT_SUPER)
+        pack_sums(a->sums, a->term);
+    for (int u = 0; form.columns == 32 && !form.has_min && u < n_units; u++)
+        a->term[u] = -form.bias * a->sums[u];
 }
 
 /* Writes half a group's results of one token; lanes past the last row stay out. */
@@ -339,24 +257,33 @@ INLINE void one_token(const moe_type type, const moe_matrix *w, int64_t group,
     const uint8_t *packed =
         (const uint8_t *)w->packed + (size_t)group * moe_packed_group_bytes(type, w->n_cols);
     int64_t n_chunks = (w->n_cols + CHUNK_COLUMNS - 1) / CHUNK_COLUMNS;
-    __m256 acc[2][1][2];
-    chunk_scales scales;
+    __m256 acc[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     token_row a;
 
-    acc[0][0][0] = acc[1][0][0] = _mm256_setzero_ps();
     for (int64_t c = 0; c < n_chunks; c++) {
-        int64_t block = c * blocks_per_chunk;
         int n_units = units_of(w, c);
 
         set_row(type, moe_quant_form_of(type).bits == 8, x, row, c, n_units, &a);
         UNROLL
-        for (int half = 0; half < 2; half++) {
-            load_scales(type, packed, half, block, n_units, &scales);
-            add_chunk(type, 1, 1, packed, half, block, NULL, &scales, n_units, &a, acc[half]);
-        }
+        for (int half = 0; half < 2; half++)
+            acc[half] =
+                add_packed(type, packed, half, c * blocks_per_chunk, n_units, &a, acc[half]);
     }
-    store(w, group, 0, acc[0][0][0], y);
-    store(w, group, 1, acc[1][0][0], y);
+    store(w, group, 0, acc[0], y);
+    store(w, group, 1, acc[1], y);
+}
+
+/* The even or odd bytes of a vector of codes of a super-block, as words: less the bias and times
+ * the scale sc, which stands in both words of a lane. */
+INLINE __m256i scaled_words(const moe_type type, __m256i w, const int odd, __m256i sc)
+{
+    /* As a byte beside a zero, sc picks the even or the odd codes. */
+    __m256i byte = odd ? _mm256_slli_epi16(sc, 8) : _mm256_and_si256(sc, _mm256_set1_epi16(255));
+    __m256i words = _mm256_maddubs_epi16(w, byte);
+
+    if (type == MOE_TYPE_Q6_K)
+        words = _mm256_sub_epi16(words, _mm256_slli_epi16(sc, 5)); /* bias 32 */
+    return words;
 }
 
 /* Fills a tile: the codes as words (vector, even or odd, half) and the scales of both halves. */
@@ -368,12 +295,16 @@ INLINE void fill_tile(const moe_type type, const uint8_t *packed, int64_t block,
     for (int half = 0; half < 2; half++) {
         load_scales(type, packed, half, block, n_units, &scales[half]);
         for (int u = 0; u < n_units; u++) {
+            const __m256i *sc = scales[half].sc + (type == MOE_TYPE_Q6_K ? 2 * u : u);
             __m256i widened[8];
 
             widen_unit(form.bits, unit_of(type, packed, block, u) + 32 * half, widened);
             UNROLL
             for (int i = 0; i < 16; i++)
-                codes[32 * u + 2 * i + half] = words_of(1, widened, i / 2, i % 2, 0);
+                codes[32 * u + 2 * i + half] =
+                    form.columns == 32 ? words_of(1, widened, i / 2, i % 2, 0)
+                                       : scaled_words(type, widened[i / 2], i % 2,
+                                                      sc[type == MOE_TYPE_Q6_K ? i / 8 : 0]);
         }
     }
 }
@@ -406,10 +337,9 @@ INLINE void batch(const moe_type type, const moe_matrix *w, int64_t group, int n
             fill_tile(type, packed + (size_t)g * group_bytes, c * blocks_per_chunk, n_units, codes,
                       scales);
             for (; t + TILE_TOKENS <= n_tokens; t += TILE_TOKENS)
-                add_chunk(type, TILE_TOKENS, 2, NULL, 0, 0, codes, scales, n_units, a + t,
-                          acc[g] + t);
+                add_tile(type, TILE_TOKENS, codes, scales, n_units, a + t, acc[g] + t);
             for (; t < n_tokens; t++)
-                add_chunk(type, 1, 2, NULL, 0, 0, codes, scales, n_units, a + t, acc[g] + t);
+                add_tile(type, 1, codes, scales, n_units, a + t, acc[g] + t);
         }
     }
     for (int g = 0; g < n_groups; g++)
@@ -448,7 +378,7 @@ void moe_matmul_quant_avx2(const moe_matrix *w, int64_t group_begin, int64_t gro
                            const moe_activations *x, const int32_t *rows, int64_t n_tokens,
                            float *y, int64_t ldy)
 {
-    if (x->q8.q) {
+    if (moe_quant_planes(moe_quant_form_of(w->type), x)->lo == NULL) {
         moe_matmul_bytes_avx2(w, group_begin, group_end, x, rows, n_tokens, y, ldy);
         return;
     }
@@ -511,15 +441,16 @@ INLINE __m256i round_8(const float *x, __m256 inverse)
     return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x), inverse));
 }
 
-/* One block of 32 or 256 columns: see quant_scalar.c.  Sums go over `span` = 32 or 16 columns. */
-INLINE void quantize(const int n, const int span, const float *x, int8_t *hi, int8_t *lo, float *d,
-                     int32_t *sums)
+/* One block of n = 32 or 256 columns: see quant_scalar.c.  Sums go over span = 32 or 16 columns. */
+INLINE void quantize_block(const int n, const int span, const bool bytes, const float *x,
+                           int8_t *hi, int8_t *lo, float *d, int32_t *sums)
 {
     __m256 inverse;
 
-    if (!scale_of(n, x, 16256.0f, d, &inverse)) {
+    if (!scale_of(n, x, moe_quant_top(n, bytes), d, &inverse)) {
         __builtin_memset(hi, 0, (size_t)n);
-        __builtin_memset(lo, 0, (size_t)n);
+        if (!bytes)
+            __builtin_memset(lo, 0, (size_t)n);
         __builtin_memset(sums, 0, (size_t)(n / span) * sizeof *sums);
         return;
     }
@@ -534,50 +465,37 @@ INLINE void quantize(const int n, const int span, const float *x, int8_t *hi, in
             __m256i high = _mm256_srai_epi16(_mm256_add_epi16(q, _mm256_set1_epi16(64)), 7);
             __m256i low = _mm256_sub_epi16(q, _mm256_slli_epi16(high, 7));
             /* Packed: hi 0-7, lo 0-7, hi 8-15, lo 8-15. */
-            __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi16(high, low), 0xD8);
+            __m256i both = _mm256_permute4x64_epi64(
+                bytes ? _mm256_packs_epi16(q, q) : _mm256_packs_epi16(high, low), 0xD8);
 
             _mm_storeu_si128((__m128i *)(hi + k), _mm256_castsi256_si128(both));
-            _mm_storeu_si128((__m128i *)(lo + k), _mm256_extracti128_si256(both, 1));
+            if (!bytes)
+                _mm_storeu_si128((__m128i *)(lo + k), _mm256_extracti128_si256(both, 1));
             sum = _mm256_add_epi32(sum, _mm256_add_epi32(v, w));
         }
         sums[i / span] = total_of(sum);
     }
 }
 
+INLINE void quantize(const int n, const int span, const float *x, int64_t n_cols, int8_t *hi,
+                     int8_t *lo, float *d, int32_t *sums)
+{
+    for (int64_t k = 0; k < n_cols; k += n, d++, sums += n / span) {
+        if (lo)
+            quantize_block(n, span, false, x + k, hi + k, lo + k, d, sums);
+        else
+            quantize_block(n, span, true, x + k, hi + k, NULL, d, sums);
+    }
+}
+
 void moe_quantize_32_avx2(const float *x, int64_t n_cols, int8_t *hi, int8_t *lo, float *d,
                           int32_t *sums)
 {
-    for (int64_t b = 0; b < n_cols / 32; b++)
-        quantize(32, 32, x + 32 * b, hi + 32 * b, lo + 32 * b, d + b, sums + b);
+    quantize(32, 32, x, n_cols, hi, lo, d, sums);
 }
 
 void moe_quantize_256_avx2(const float *x, int64_t n_cols, int8_t *hi, int8_t *lo, float *d,
                            int32_t *sums)
 {
-    for (int64_t b = 0; b < n_cols / 256; b++)
-        quantize(256, 16, x + 256 * b, hi + 256 * b, lo + 256 * b, d + b, sums + 16 * b);
-}
-
-void moe_quantize_8_avx2(const float *x, int64_t n_cols, int8_t *q, float *d, int32_t *sums)
-{
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-
-    for (int64_t b = 0; b < n_cols / 32; b++, x += 32, q += 32, sums += 2) {
-        __m256i v[4], bytes;
-        __m256 inverse;
-
-        if (!scale_of(32, x, 127.0f, d + b, &inverse)) {
-            __builtin_memset(q, 0, 32);
-            sums[0] = sums[1] = 0;
-            continue;
-        }
-        UNROLL
-        for (int i = 0; i < 4; i++)
-            v[i] = round_8(x + 8 * i, inverse);
-        sums[0] = total_of(_mm256_add_epi32(v[0], v[1]));
-        sums[1] = total_of(_mm256_add_epi32(v[2], v[3]));
-        /* Packing leaves the halves of the four vectors, four bytes each, in this order. */
-        bytes = _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
-        _mm256_storeu_si256((__m256i *)q, _mm256_permutevar8x32_epi32(bytes, order));
-    }
+    quantize(256, 16, x, n_cols, hi, lo, d, sums);
 }

@@ -58,7 +58,7 @@ INLINE void dot_plane(const int n_tokens, const int n, const __m512i w[], const 
 }
 
 /* The planes have sums of their own, so that chains of additions are short. */
-INLINE void dot(const int bits, const int n_tokens, const int n, const __m512i w[],
+INLINE void dot(const int planes, const int n_tokens, const int n, const __m512i w[],
                 const token_row a[], int column, __m512i sum[])
 {
     __m512i low[FEW_TOKENS];
@@ -67,7 +67,7 @@ INLINE void dot(const int bits, const int n_tokens, const int n, const __m512i w
     for (int t = 0; t < n_tokens; t++)
         sum[t] = low[t] = _mm512_setzero_si512();
     dot_plane(n_tokens, n, w, a, 0, column, sum);
-    if (bits == 8)
+    if (planes == 1)
         return;
     dot_plane(n_tokens, n, w, a, 1, column, low);
     UNROLL
@@ -75,64 +75,56 @@ INLINE void dot(const int bits, const int n_tokens, const int n, const __m512i w
         sum[t] = _mm512_add_epi32(_mm512_slli_epi32(sum[t], 7), low[t]);
 }
 
-/* Sub-block j of a chunk, a unit or half a unit of codes: the sums as floats. */
-INLINE void sub_block(const moe_type type, const int bits, const int n_tokens, const __m512i w[],
-                      const token_row a[], int j, __m512 value[])
+/* Sub-block j of a chunk, a unit or half a unit of codes: the sums less their bias. */
+INLINE void sub_block(const moe_type type, const int planes, const int n_tokens, const __m512i w[],
+                      const token_row a[], int j, __m512i sum[])
 {
     const int columns = type == MOE_TYPE_Q6_K ? 16 : 32;
-    __m512i sum[FEW_TOKENS];
 
-    dot(bits, n_tokens, columns / 4, w, a, columns * j, sum);
+    dot(planes, n_tokens, columns / 4, w, a, columns * j, sum);
+    if (moe_quant_form_of(type).has_min)
+        return;
     UNROLL
-    for (int t = 0; t < n_tokens; t++) {
-        if (!moe_quant_form_of(type).has_min)
-            sum[t] = _mm512_add_epi32(sum[t], _mm512_set1_epi32(a[t].terms->ints[j]));
-        value[t] = _mm512_cvtepi32_ps(sum[t]);
-    }
+    for (int t = 0; t < n_tokens; t++)
+        sum[t] = _mm512_add_epi32(sum[t], _mm512_set1_epi32(a[t].terms->ints[j]));
 }
 
 /* Unit u of a chunk, with codes w: to acc for blocks of 32 columns, to total for super-blocks. */
-INLINE void add_unit(const moe_type type, const int bits, const int n_tokens, const __m512i w[],
-                     const chunk_scales *s, const token_row a[], int u, __m512 total[],
+INLINE void add_unit(const moe_type type, const int planes, const int n_tokens, const __m512i w[],
+                     const chunk_scales *s, const token_row a[], int u, __m512i total[],
                      __m512 acc[])
 {
-    const bool halves = type == MOE_TYPE_Q6_K;
-    const int j = halves ? 2 * u : u;
-    __m512 value[FEW_TOKENS], second[FEW_TOKENS];
+    const int n_sub = type == MOE_TYPE_Q6_K ? 2 : 1;
+    __m512i sum[FEW_TOKENS];
 
-    sub_block(type, bits, n_tokens, w, a, j, value);
-    if (halves)
-        sub_block(type, bits, n_tokens, w + 4, a, j + 1, second);
     UNROLL
-    for (int t = 0; t < n_tokens; t++) {
-        if (moe_quant_form_of(type).columns == 32) {
-            acc[t] = add_block_32(type, s, a[t].terms, u, value[t], acc[t]);
-        } else if (bits == 8) {
-            value[t] = _mm512_mul_ps(value[t], s->sc[j]);
-            if (halves)
-                value[t] = _mm512_fmadd_ps(second[t], s->sc[j + 1], value[t]);
-            total[t] = _mm512_fmadd_ps(value[t], _mm512_set1_ps(a[t].terms->d[u]), total[t]);
-        } else {
-            total[t] = _mm512_fmadd_ps(value[t], s->sc[j], total[t]);
-            if (halves)
-                total[t] = _mm512_fmadd_ps(second[t], s->sc[j + 1], total[t]);
+    for (int i = 0; i < n_sub; i++) {
+        const int j = n_sub * u + i;
+
+        sub_block(type, planes, n_tokens, w + 4 * i, a, j, sum);
+        UNROLL
+        for (int t = 0; t < n_tokens; t++) {
+            if (moe_quant_form_of(type).columns == 32)
+                acc[t] = add_block_32(type, s, a[t].terms, u, _mm512_cvtepi32_ps(sum[t]), acc[t]);
+            else
+                total[t] = _mm512_add_epi32(total[t], _mm512_mullo_epi32(sum[t], s->sc[j]));
         }
     }
 }
 
 /* The units of one chunk, from block `block` on, to acc. */
-INLINE void add_packed_chunk(const moe_type type, const int bits, const int n_tokens,
+INLINE void add_packed_chunk(const moe_type type, const int planes, const int n_tokens,
                              const uint8_t *packed, int64_t block, int n_units, const token_row a[],
                              __m512 acc[])
 {
     const moe_quant_form form = moe_quant_form_of(type);
-    __m512 total[FEW_TOKENS];
+    __m512i total[FEW_TOKENS];
     chunk_scales s;
 
-    load_scales(type, bits, packed, block, n_units, &s);
+    load_scales(type, planes, packed, block, n_units, &s);
     UNROLL
     for (int t = 0; t < n_tokens; t++)
-        total[t] = _mm512_setzero_ps();
+        total[t] = _mm512_setzero_si512();
     for (int u = 0; u < n_units; u++) {
         const uint8_t *p = unit_of(type, packed, block, u);
         __m512i w[8];
@@ -141,20 +133,20 @@ INLINE void add_packed_chunk(const moe_type type, const int bits, const int n_to
         for (size_t i = 0; i < moe_quant_unit_bytes(form); i += 64)
             _mm_prefetch((const char *)p + PREFETCH_BYTES + i, _MM_HINT_T0);
         widen_unit(form.bits, p, w);
-        add_unit(type, bits, n_tokens, w, &s, a, u, total, acc);
+        add_unit(type, planes, n_tokens, w, &s, a, u, total, acc);
     }
     if (form.columns == 32)
         return;
     UNROLL
     for (int t = 0; t < n_tokens; t++)
-        acc[t] = add_super_block(type, bits, &s, a[t].terms, total[t], acc[t]);
+        acc[t] = add_super_block(type, planes, &s, a[t].terms, total[t], acc[t]);
 }
 
 /* n_tokens <= FEW_TOKENS tokens with groups [group_begin, group_end), a stretch of columns after
  * the other, so that the terms of the activations are prepared once for all groups. */
-INLINE void few_tokens(const moe_type type, const int bits, const int n_tokens, const moe_matrix *w,
-                       int64_t group_begin, int64_t group_end, const moe_activations *x,
-                       const int32_t *rows, float *y, int64_t ldy)
+INLINE void few_tokens(const moe_type type, const int planes, const int n_tokens,
+                       const moe_matrix *w, int64_t group_begin, int64_t group_end,
+                       const moe_activations *x, const int32_t *rows, float *y, int64_t ldy)
 {
     const int blocks_per_chunk = CHUNK_COLUMNS / moe_quant_form_of(type).columns;
     const size_t group_bytes = moe_packed_group_bytes(type, w->n_cols);
@@ -166,7 +158,7 @@ INLINE void few_tokens(const moe_type type, const int bits, const int n_tokens, 
 
         for (int64_t c = first; c < end; c++)
             for (int t = 0; t < n_tokens; t++)
-                load_terms(type, bits, x, rows ? rows[t] : t, c, units_of(w, c),
+                load_terms(type, planes, x, rows ? rows[t] : t, c, units_of(w, c),
                            &terms[c - first][t]);
         for (int64_t g = group_begin; g < group_end; g++) {
             const uint8_t *packed = (const uint8_t *)w->packed + (size_t)g * group_bytes;
@@ -183,11 +175,11 @@ INLINE void few_tokens(const moe_type type, const int bits, const int n_tokens, 
 
                 UNROLL
                 for (int t = 0; t < n_tokens; t++) {
-                    planes_of(type, bits, x, rows ? rows[t] : t, c, a[t].planes);
+                    planes_of(type, planes, x, rows ? rows[t] : t, c, a[t].planes);
                     a[t].terms = &terms[c - first][t];
                 }
-                add_packed_chunk(type, bits, n_tokens, packed, c * blocks_per_chunk, units_of(w, c),
-                                 a, acc);
+                add_packed_chunk(type, planes, n_tokens, packed, c * blocks_per_chunk,
+                                 units_of(w, c), a, acc);
             }
             UNROLL
             for (int t = 0; t < n_tokens; t++)
@@ -237,41 +229,39 @@ INLINE void dot_pair_plane(const int n_tokens, const int n, const __m512i *const
 
 /* n vectors of codes of both groups, from vector `first` on, times the activations of tokens
  * [token, token + n_tokens). */
-INLINE void dot_pair(const int bits, const int n_tokens, const int n, const pair_tile *w, int first,
-                     const chunk_acts *a, int token, __m512i sum[][2])
+INLINE void dot_pair(const int planes, const int n_tokens, const int n, const pair_tile *w,
+                     int first, const chunk_acts *a, int token, __m512i sum[][2])
 {
-    const int8_t *planes = a->planes[token][0] + 4 * first;
+    const int8_t *from = a->planes[token][0] + 4 * first;
     const __m512i *codes[2] = {w->codes[0] + first, w->codes[1] + first};
 
     /* What is read lies at constant distances from these: without this the compiler keeps an
      * address for each token. */
-    __asm__("" : "+r"(planes), "+r"(codes[0]), "+r"(codes[1]));
+    __asm__("" : "+r"(from), "+r"(codes[0]), "+r"(codes[1]));
     UNROLL
     for (int t = 0; t < n_tokens; t++)
         sum[t][0] = sum[t][1] = _mm512_setzero_si512();
-    dot_pair_plane(n_tokens, n, codes, planes, sum);
-    if (bits == 8)
+    dot_pair_plane(n_tokens, n, codes, from, sum);
+    if (planes == 1)
         return;
     UNROLL
     for (int t = 0; t < n_tokens; t++) {
         sum[t][0] = _mm512_slli_epi32(sum[t][0], 7);
         sum[t][1] = _mm512_slli_epi32(sum[t][1], 7);
     }
-    dot_pair_plane(n_tokens, n, codes, planes + CHUNK_COLUMNS, sum);
+    dot_pair_plane(n_tokens, n, codes, from + CHUNK_COLUMNS, sum);
 }
 
-/* Sub-block j of a tile, `to` being in memory, since all registers hold sums: the results for
- * blocks of 32 columns, the totals of a super-block else.  Q6_K with 8 bits leaves the first half
- * of a unit in `half`. */
-INLINE void add_sub_block(const moe_type type, const int bits, const int n_tokens,
+/* Sub-block j of a tile; the results or the totals of super-blocks are in memory, since all
+ * registers hold sums. */
+INLINE void add_sub_block(const moe_type type, const int planes, const int n_tokens,
                           const pair_tile *w, int j, const chunk_acts *a, int token,
-                          __m512 (*half)[2], __m512 (*to)[2])
+                          __m512i (*total)[2], __m512 (*acc)[2])
 {
-    const bool halves = type == MOE_TYPE_Q6_K;
-    const int n = halves ? 4 : 8;
+    const int n = type == MOE_TYPE_Q6_K ? 4 : 8;
     __m512i sum[TILE_TOKENS][2];
 
-    dot_pair(bits, n_tokens, n, w, n * j, a, token, sum);
+    dot_pair(planes, n_tokens, n, w, n * j, a, token, sum);
     UNROLL
     for (int t = 0; t < n_tokens; t++) {
         const token_terms *terms = &a->terms[token + t];
@@ -279,69 +269,86 @@ INLINE void add_sub_block(const moe_type type, const int bits, const int n_token
         UNROLL
         for (int g = 0; g < 2; g++) {
             const chunk_scales *s = &w->scales[g];
-            __m512 value;
 
             if (!moe_quant_form_of(type).has_min)
                 sum[t][g] = _mm512_add_epi32(sum[t][g], _mm512_set1_epi32(terms->ints[j]));
-            value = _mm512_cvtepi32_ps(sum[t][g]);
-            if (moe_quant_form_of(type).columns == 32) {
-                to[t][g] = add_block_32(type, s, terms, j, value, to[t][g]);
-            } else if (bits != 8) {
-                to[t][g] = _mm512_fmadd_ps(value, s->sc[j], to[t][g]);
-            } else if (halves && j % 2 == 0) {
-                half[t][g] = _mm512_mul_ps(value, s->sc[j]);
-            } else {
-                value = halves ? _mm512_fmadd_ps(value, s->sc[j], half[t][g])
-                               : _mm512_mul_ps(value, s->sc[j]);
-                to[t][g] =
-                    _mm512_fmadd_ps(value, _mm512_set1_ps(terms->d[halves ? j / 2 : j]), to[t][g]);
-            }
+            if (moe_quant_form_of(type).columns == 32)
+                acc[t][g] =
+                    add_block_32(type, s, terms, j, _mm512_cvtepi32_ps(sum[t][g]), acc[t][g]);
+            else
+                total[t][g] =
+                    _mm512_add_epi32(total[t][g], _mm512_mullo_epi32(sum[t][g], s->sc[j]));
         }
     }
 }
 
-/* Tokens [token, token + n_tokens) of a batch with a tile: y += products. */
-INLINE void tile_tokens(const moe_type type, const int bits, const int n_tokens, const pair_tile *w,
-                        const chunk_acts *a, int token, bool is_first_chunk, float *y, int64_t ldy)
+/* Where the results of token t and group g of a tile are. */
+INLINE float *place_of(const pair_tile *w, int t, int g, float *y, int64_t ldy)
 {
-    const bool super_blocks = moe_quant_form_of(type).columns == MOE_QUANT_SUPER;
-    __m512 memory[2 * TILE_TOKENS][2], (*to)[2] = memory, (*half)[2] = memory + TILE_TOKENS;
+    return y + t * ldy + w->group[g] * MOE_GROUP_ROWS;
+}
 
-    __asm__("" : "+r"(to), "+r"(half)); /* keeps the compiler from holding them in registers */
-    UNROLL
-    for (int t = 0; t < n_tokens; t++) {
-        UNROLL
-        for (int g = 0; g < 2; g++)
-            to[t][g] = super_blocks || is_first_chunk
-                           ? _mm512_setzero_ps()
-                           : _mm512_maskz_loadu_ps(w->lanes[g],
-                                                   y + t * ldy + w->group[g] * MOE_GROUP_ROWS);
-    }
-    for (int u = 0; u < w->n_units; u++) {
-        if (type != MOE_TYPE_Q6_K) {
-            add_sub_block(type, bits, n_tokens, w, u, a, token, half, to);
-        } else {
-            add_sub_block(type, bits, n_tokens, w, 2 * u, a, token, half, to);
-            add_sub_block(type, bits, n_tokens, w, 2 * u + 1, a, token, half, to);
-        }
-    }
+/* y += the totals of super-blocks of tokens [token, token + n_tokens) of a batch. */
+INLINE void finish_super_blocks(const moe_type type, const int planes, const int n_tokens,
+                                const pair_tile *w, const chunk_acts *a, int token,
+                                __m512i (*total)[2], bool is_first_chunk, float *y, int64_t ldy)
+{
     UNROLL
     for (int t = 0; t < n_tokens; t++) {
         __m512 acc[2];
 
         UNROLL
         for (int g = 0; g < 2; g++) {
-            acc[g] = to[t][g];
-            if (super_blocks)
-                acc[g] = add_super_block(
-                    type, bits, &w->scales[g], &a->terms[token + t], to[t][g],
-                    is_first_chunk ? _mm512_setzero_ps()
-                                   : _mm512_maskz_loadu_ps(
-                                         w->lanes[g], y + t * ldy + w->group[g] * MOE_GROUP_ROWS));
+            acc[g] = is_first_chunk ? _mm512_setzero_ps()
+                                    : _mm512_maskz_loadu_ps(w->lanes[g], place_of(w, t, g, y, ldy));
+            acc[g] = add_super_block(type, planes, &w->scales[g], &a->terms[token + t], total[t][g],
+                                     acc[g]);
         }
         UNROLL
         for (int g = 0; g < 2; g++) /* after both loads: the groups may be the same */
-            _mm512_mask_storeu_ps(y + t * ldy + w->group[g] * MOE_GROUP_ROWS, w->lanes[g], acc[g]);
+            _mm512_mask_storeu_ps(place_of(w, t, g, y, ldy), w->lanes[g], acc[g]);
+    }
+}
+
+/* Tokens [token, token + n_tokens) of a batch with a tile: y += products. */
+INLINE void tile_tokens(const moe_type type, const int planes, const int n_tokens,
+                        const pair_tile *w, const chunk_acts *a, int token, bool is_first_chunk,
+                        float *y, int64_t ldy)
+{
+    const bool super_blocks = moe_quant_form_of(type).columns == MOE_QUANT_SUPER;
+    __m512 results[TILE_TOKENS][2], (*acc)[2] = results;
+    __m512i totals[TILE_TOKENS][2], (*total)[2] = totals;
+
+    __asm__("" : "+r"(acc), "+r"(total)); /* keeps the compiler from holding them in registers */
+    UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        UNROLL
+        for (int g = 0; g < 2; g++) {
+            if (super_blocks)
+                total[t][g] = _mm512_setzero_si512();
+            else
+                acc[t][g] = is_first_chunk
+                                ? _mm512_setzero_ps()
+                                : _mm512_maskz_loadu_ps(w->lanes[g], place_of(w, t, g, y, ldy));
+        }
+    }
+    for (int u = 0; u < w->n_units; u++) {
+        if (type != MOE_TYPE_Q6_K) {
+            add_sub_block(type, planes, n_tokens, w, u, a, token, total, acc);
+        } else {
+            add_sub_block(type, planes, n_tokens, w, 2 * u, a, token, total, acc);
+            add_sub_block(type, planes, n_tokens, w, 2 * u + 1, a, token, total, acc);
+        }
+    }
+    if (super_blocks) {
+        finish_super_blocks(type, planes, n_tokens, w, a, token, total, is_first_chunk, y, ldy);
+        return;
+    }
+    UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        UNROLL
+        for (int g = 0; g < 2; g++)
+            _mm512_mask_storeu_ps(place_of(w, t, g, y, ldy), w->lanes[g], acc[t][g]);
     }
 }
 
@@ -355,36 +362,36 @@ INLINE int next_tile(int n)
 
 /* All tokens of a batch with a tile.  Once widened, types that differ in the width of their codes
  * or in the bias only are alike: Q4_0 and Q5_0 pass as Q8_0, Q5_1 as Q4_1 and Q5_K as Q4_K. */
-#define PASS(name, type, bits)                                                                     \
+#define PASS(name, type, planes)                                                                   \
     static void name(const pair_tile *w, const chunk_acts *a, int n_tokens, bool is_first_chunk,   \
                      float *y, int64_t ldy)                                                        \
     {                                                                                              \
         for (int t = 0, n; t < n_tokens; t += n, y += n * ldy) {                                   \
             n = next_tile(n_tokens - t);                                                           \
             if (n == TILE_TOKENS)                                                                  \
-                tile_tokens(type, bits, TILE_TOKENS, w, a, t, is_first_chunk, y, ldy);             \
+                tile_tokens(type, planes, TILE_TOKENS, w, a, t, is_first_chunk, y, ldy);           \
             else if (n == 8)                                                                       \
-                tile_tokens(type, bits, 8, w, a, t, is_first_chunk, y, ldy);                       \
+                tile_tokens(type, planes, 8, w, a, t, is_first_chunk, y, ldy);                     \
             else if (n == 4)                                                                       \
-                tile_tokens(type, bits, 4, w, a, t, is_first_chunk, y, ldy);                       \
+                tile_tokens(type, planes, 4, w, a, t, is_first_chunk, y, ldy);                     \
             else if (n == 2)                                                                       \
-                tile_tokens(type, bits, 2, w, a, t, is_first_chunk, y, ldy);                       \
+                tile_tokens(type, planes, 2, w, a, t, is_first_chunk, y, ldy);                     \
             else                                                                                   \
-                tile_tokens(type, bits, 1, w, a, t, is_first_chunk, y, ldy);                       \
+                tile_tokens(type, planes, 1, w, a, t, is_first_chunk, y, ldy);                     \
         }                                                                                          \
     }
-PASS(pass_32_15, MOE_TYPE_Q8_0, 15)
-PASS(pass_32_min_15, MOE_TYPE_Q4_1, 15)
-PASS(pass_256_min_15, MOE_TYPE_Q4_K, 15)
-PASS(pass_q6_k_15, MOE_TYPE_Q6_K, 15)
-PASS(pass_32_8, MOE_TYPE_Q8_0, 8)
-PASS(pass_32_min_8, MOE_TYPE_Q4_1, 8)
-PASS(pass_256_min_8, MOE_TYPE_Q4_K, 8)
-PASS(pass_q6_k_8, MOE_TYPE_Q6_K, 8)
+PASS(pass_32_fine, MOE_TYPE_Q8_0, 2)
+PASS(pass_32_min_fine, MOE_TYPE_Q4_1, 2)
+PASS(pass_256_min_fine, MOE_TYPE_Q4_K, 2)
+PASS(pass_q6_k_fine, MOE_TYPE_Q6_K, 2)
+PASS(pass_32, MOE_TYPE_Q8_0, 1)
+PASS(pass_32_min, MOE_TYPE_Q4_1, 1)
+PASS(pass_256_min, MOE_TYPE_Q4_K, 1)
+PASS(pass_q6_k, MOE_TYPE_Q6_K, 1)
 #undef PASS
 
 /* One chunk of a batch with groups [group_begin, group_end). */
-INLINE void batch_chunk(const moe_type type, const int bits, const moe_matrix *w,
+INLINE void batch_chunk(const moe_type type, const int planes, const moe_matrix *w,
                         int64_t group_begin, int64_t group_end, const chunk_acts *a, int n_tokens,
                         int64_t chunk, float *y, int64_t ldy)
 {
@@ -401,25 +408,26 @@ INLINE void batch_chunk(const moe_type type, const int bits, const moe_matrix *w
 
             tile.group[i] = group;
             tile.lanes[i] = lanes_of(w, group);
-            load_scales(type, bits, packed, block, tile.n_units, &tile.scales[i]);
+            load_scales(type, planes, packed, block, tile.n_units, &tile.scales[i]);
             for (int u = 0; u < tile.n_units; u++)
                 widen_unit(form.bits, unit_of(type, packed, block, u), &tile.codes[i][8 * u]);
             if (group + 2 < group_end)
                 prefetch_chunk(type, packed + 2 * group_bytes, block, tile.n_units);
         }
         if (type == MOE_TYPE_Q6_K)
-            (bits == 8 ? pass_q6_k_8 : pass_q6_k_15)(&tile, a, n_tokens, chunk == 0, y, ldy);
+            (planes == 1 ? pass_q6_k : pass_q6_k_fine)(&tile, a, n_tokens, chunk == 0, y, ldy);
         else if (form.columns == MOE_QUANT_SUPER)
-            (bits == 8 ? pass_256_min_8 : pass_256_min_15)(&tile, a, n_tokens, chunk == 0, y, ldy);
+            (planes == 1 ? pass_256_min : pass_256_min_fine)(&tile, a, n_tokens, chunk == 0, y,
+                                                             ldy);
         else if (form.has_min)
-            (bits == 8 ? pass_32_min_8 : pass_32_min_15)(&tile, a, n_tokens, chunk == 0, y, ldy);
+            (planes == 1 ? pass_32_min : pass_32_min_fine)(&tile, a, n_tokens, chunk == 0, y, ldy);
         else
-            (bits == 8 ? pass_32_8 : pass_32_15)(&tile, a, n_tokens, chunk == 0, y, ldy);
+            (planes == 1 ? pass_32 : pass_32_fine)(&tile, a, n_tokens, chunk == 0, y, ldy);
     }
 }
 
 /* Batch by batch and chunk by chunk. */
-INLINE void many_tokens(const moe_type type, const int bits, const moe_matrix *w,
+INLINE void many_tokens(const moe_type type, const int planes, const moe_matrix *w,
                         int64_t group_begin, int64_t group_end, const moe_activations *x,
                         const int32_t *rows, int64_t n_tokens, float *y, int64_t ldy)
 {
@@ -430,25 +438,25 @@ INLINE void many_tokens(const moe_type type, const int bits, const moe_matrix *w
         n = even_part(n_tokens - t, BATCH_TOKENS, TILE_TOKENS);
         for (int64_t c = 0; c < n_chunks; c++) {
             for (int64_t i = 0; i < n; i++)
-                gather_token(type, bits, x, rows ? rows[t + i] : t + i, c, units_of(w, c), &a,
+                gather_token(type, planes, x, rows ? rows[t + i] : t + i, c, units_of(w, c), &a,
                              (int)i);
-            batch_chunk(type, bits, w, group_begin, group_end, &a, (int)n, c, y + t * ldy, ldy);
+            batch_chunk(type, planes, w, group_begin, group_end, &a, (int)n, c, y + t * ldy, ldy);
         }
     }
 }
 
-INLINE void matmul(const moe_type type, const int bits, const moe_matrix *w, int64_t group_begin,
+INLINE void matmul(const moe_type type, const int planes, const moe_matrix *w, int64_t group_begin,
                    int64_t group_end, const moe_activations *x, const int32_t *rows,
                    int64_t n_tokens, float *y, int64_t ldy)
 {
     if (n_tokens > FEW_TOKENS) {
-        many_tokens(type, bits, w, group_begin, group_end, x, rows, n_tokens, y, ldy);
+        many_tokens(type, planes, w, group_begin, group_end, x, rows, n_tokens, y, ldy);
         return;
     }
     switch (n_tokens) {
 #define CASE(n)                                                                                    \
     case n:                                                                                        \
-        few_tokens(type, bits, n, w, group_begin, group_end, x, rows, y, ldy);                     \
+        few_tokens(type, planes, n, w, group_begin, group_end, x, rows, y, ldy);                   \
         break
         CASE(1);
         CASE(2);
@@ -482,10 +490,10 @@ void moe_matmul_quant_avx512(const moe_matrix *w, int64_t group_begin, int64_t g
     switch (w->type) {
 #define CASE(type)                                                                                 \
     case type:                                                                                     \
-        if (x->q8.q)                                                                               \
-            matmul(type, 8, w, group_begin, group_end, x, rows, n_tokens, y, ldy);                 \
+        if (moe_quant_planes(moe_quant_form_of(type), x)->lo == NULL)                              \
+            matmul(type, 1, w, group_begin, group_end, x, rows, n_tokens, y, ldy);                 \
         else                                                                                       \
-            matmul(type, 15, w, group_begin, group_end, x, rows, n_tokens, y, ldy);                \
+            matmul(type, 2, w, group_begin, group_end, x, rows, n_tokens, y, ldy);                 \
         break
         MOE_QUANT_CASES(CASE);
 #undef CASE
@@ -516,13 +524,17 @@ INLINE float scale_of(const float *x, const int n, const float top, float *inver
     return amax / top;
 }
 
-/* 16 activations to integers and their planes; returns the integers. */
+/* 16 activations to integers and their planes, or one plane if lo is NULL; returns the integers. */
 INLINE __m512i split_16(const float *x, float inverse, int8_t *hi, int8_t *lo)
 {
     __m512i q = _mm512_setzero_si512(), high;
 
     if (inverse != 0.0f)
         q = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(inverse)));
+    if (lo == NULL) {
+        _mm_storeu_si128((__m128i *)hi, _mm512_cvtepi32_epi8(q));
+        return q;
+    }
     high = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(64)), 7);
     _mm_storeu_si128((__m128i *)hi, _mm512_cvtepi32_epi8(high));
     _mm_storeu_si128((__m128i *)lo,
@@ -530,46 +542,34 @@ INLINE __m512i split_16(const float *x, float inverse, int8_t *hi, int8_t *lo)
     return q;
 }
 
+/* One block of n = 32 or 256 columns; sums over `span` columns each. */
+INLINE void quantize(const int n, const int span, const float *x, int8_t *hi, int8_t *lo, float *d,
+                     int32_t *sums)
+{
+    float inverse;
+
+    *d = scale_of(x, n, moe_quant_top(n, lo == NULL), &inverse);
+    for (int i = 0; i < n; i += span) {
+        __m512i sum = _mm512_setzero_si512();
+
+        UNROLL
+        for (int k = i; k < i + span; k += 16)
+            sum = _mm512_add_epi32(sum, split_16(x + k, inverse, hi + k, lo ? lo + k : NULL));
+        sums[i / span] = _mm512_reduce_add_epi32(sum);
+    }
+}
+
 void moe_quantize_32_avx512(const float *x, int64_t n_cols, int8_t *hi, int8_t *lo, float *d,
                             int32_t *sums)
 {
-    for (int64_t b = 0; b < n_cols / 32; b++, x += 32, hi += 32, lo += 32) {
-        __m512i q;
-        float inverse;
-
-        d[b] = scale_of(x, 32, 16256.0f, &inverse);
-        q = split_16(x, inverse, hi, lo);
-        q = _mm512_add_epi32(q, split_16(x + 16, inverse, hi + 16, lo + 16));
-        sums[b] = _mm512_reduce_add_epi32(q);
-    }
+    for (int64_t b = 0; b < n_cols / 32; b++)
+        quantize(32, 32, x + 32 * b, hi + 32 * b, lo ? lo + 32 * b : NULL, d + b, sums + b);
 }
 
 void moe_quantize_256_avx512(const float *x, int64_t n_cols, int8_t *hi, int8_t *lo, float *d,
                              int32_t *sums)
 {
-    for (int64_t b = 0; b < n_cols / 256; b++) {
-        float inverse;
-
-        d[b] = scale_of(x + 256 * b, 256, 16256.0f, &inverse);
-        for (int64_t i = 256 * b; i < 256 * (b + 1); i += 16)
-            sums[i / 16] = _mm512_reduce_add_epi32(split_16(x + i, inverse, hi + i, lo + i));
-    }
-}
-
-void moe_quantize_8_avx512(const float *x, int64_t n_cols, int8_t *q, float *d, int32_t *sums)
-{
-    for (int64_t b = 0; b < n_cols / 32; b++) {
-        float inverse;
-
-        d[b] = scale_of(x + 32 * b, 32, 127.0f, &inverse);
-        for (int64_t i = 32 * b; i < 32 * (b + 1); i += 16) {
-            __m512i v = _mm512_setzero_si512();
-
-            if (inverse != 0.0f)
-                v = _mm512_cvtps_epi32(
-                    _mm512_mul_ps(_mm512_loadu_ps(x + i), _mm512_set1_ps(inverse)));
-            _mm_storeu_si128((__m128i *)(q + i), _mm512_cvtepi32_epi8(v));
-            sums[i / 16] = _mm512_reduce_add_epi32(v);
-        }
-    }
+    for (int64_t b = 0; b < n_cols / 256; b++)
+        quantize(256, 16, x + 256 * b, hi + 256 * b, lo ? lo + 256 * b : NULL, d + b,
+                 sums + 16 * b);
 }

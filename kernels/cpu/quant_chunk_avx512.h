@@ -21,9 +21,9 @@
 /* The scales of a chunk of a group, ready for use. */
 typedef struct chunk_scales {
     __m512 d[CHUNK_UNITS], m[CHUNK_UNITS]; /* per block of 32 columns; super-blocks: d, -m in [0] */
-    __m512 sc[16];                         /* Q4_K, Q5_K (8), Q6_K (16) */
-    __m512i mn[8];  /* Q4_K, Q5_K with 15 bits, as int16: mn[j] and 128 * mn[j] */
-    __m512 mn_f[8]; /* with 8 bits */
+    __m512i sc[16];                        /* Q4_K, Q5_K (8), Q6_K (16) */
+    __m512i mn[8]; /* Q4_K, Q5_K, two int16: of two sub-blocks if activations have one plane,
+                    * else mn[j] and 128 * mn[j] */
 } chunk_scales;
 
 INLINE __m512i load(const void *p)
@@ -95,8 +95,9 @@ INLINE __m512i byte_of_lane(__m512i x, const int i)
     return _mm512_and_si512(_mm512_srli_epi32(x, 8 * i), _mm512_set1_epi32(255));
 }
 
-/* The scales of n_units units that start at block `block` of a group, for activations of `bits`. */
-INLINE void load_scales(const moe_type type, const int bits, const uint8_t *group, int64_t block,
+/* The scales of n_units units that start at block `block` of a group, for activations of one plane
+ * or two. */
+INLINE void load_scales(const moe_type type, const int planes, const uint8_t *group, int64_t block,
                         int n_units, chunk_scales *s)
 {
     const moe_quant_form form = moe_quant_form_of(type);
@@ -117,8 +118,7 @@ INLINE void load_scales(const moe_type type, const int bits, const uint8_t *grou
         for (int j = 0; j < 16; j++) {
             __m512i x = load(p + 64 * (j / 4));
 
-            x = _mm512_srai_epi32(_mm512_slli_epi32(x, 24 - 8 * (j % 4)), 24);
-            s->sc[j] = _mm512_cvtepi32_ps(x);
+            s->sc[j] = _mm512_srai_epi32(_mm512_slli_epi32(x, 24 - 8 * (j % 4)), 24);
         }
     } else if (form.columns == MOE_QUANT_SUPER) {
         __m512i w[4];
@@ -128,11 +128,13 @@ INLINE void load_scales(const moe_type type, const int bits, const uint8_t *grou
         for (int j = 0; j < 8; j++) {
             __m512i mn = byte_of_lane(w[2 + j / 4], j % 4);
 
-            s->sc[j] = _mm512_cvtepi32_ps(byte_of_lane(w[j / 4], j % 4));
-            if (bits == 8)
-                s->mn_f[j] = _mm512_cvtepi32_ps(mn);
-            else
+            s->sc[j] = byte_of_lane(w[j / 4], j % 4);
+            if (planes == 2)
                 s->mn[j] = _mm512_or_si512(mn, _mm512_slli_epi32(mn, 16 + 7));
+            else if (j % 2 == 0)
+                s->mn[j / 2] = mn;
+            else
+                s->mn[j / 2] = _mm512_or_si512(s->mn[j / 2], _mm512_slli_epi32(mn, 16));
         }
     }
 }
@@ -148,9 +150,9 @@ INLINE const uint8_t *unit_of(const moe_type type, const uint8_t *group, int64_t
            (size_t)u * moe_quant_unit_bytes(form);
 }
 
-/* Sums of 16 columns each to factors of chunk_scales.mn: per sub-block of 32 columns two int16, the
- * low seven bits of its sum and the bits above. */
-INLINE __m256i min_terms(const int32_t sums[16])
+/* Sums of 16 columns each to factors of chunk_scales.mn, two int16: the sums of two sub-blocks of
+ * 32 columns, or with two planes per sub-block the low seven bits of its sum and the bits above. */
+INLINE __m256i min_terms(const int planes, const int32_t sums[16])
 {
     const __m256i low = _mm256_set1_epi32(127), high = _mm256_set1_epi32(-65536);
     __m512i pairs = load(sums);
@@ -158,6 +160,8 @@ INLINE __m256i min_terms(const int32_t sums[16])
 
     pairs = _mm512_add_epi32(pairs, _mm512_srli_epi64(pairs, 32));
     sum = _mm512_cvtepi64_epi32(pairs);
+    if (planes == 1)
+        return _mm256_zextsi128_si256(_mm256_cvtepi32_epi16(sum));
     return _mm256_or_si256(_mm256_and_si256(sum, low),
                            _mm256_and_si256(_mm256_slli_epi32(sum, 16 - 7), high));
 }
@@ -183,61 +187,51 @@ INLINE int units_of(const moe_matrix *w, int64_t chunk)
 
 /* What has to be added to sums of activations times codes for the bias of the codes: per 16 columns
  * in Q6_K, per 32 in the other types. */
-INLINE void bias_terms(const moe_type type, const int bits, const int32_t *sums, int n_units,
-                       int32_t terms[16])
+INLINE void bias_terms(const moe_type type, const int32_t *sums, int n_units, int32_t terms[16])
 {
     const int bias = moe_quant_form_of(type).bias;
 
-    for (int i = 0; i < (type == MOE_TYPE_Q6_K ? 16 : n_units); i++) {
-        if (type != MOE_TYPE_Q6_K && bits == 8)
-            terms[i] = -bias * (sums[2 * i] + sums[2 * i + 1]);
-        else
-            terms[i] = -bias * sums[i];
-    }
+    for (int i = 0; i < (type == MOE_TYPE_Q6_K ? 16 : n_units); i++)
+        terms[i] = -bias * sums[i];
 }
 
 /* What is taken along of a token's activations of a chunk, besides the integers themselves. */
 typedef struct token_terms {
-    float d[CHUNK_UNITS];    /* super-blocks with 15 bits: in [0] */
-    float mins[CHUNK_UNITS]; /* factors of minima, per unit; not Q4_K and Q5_K with 15 bits */
-    int32_t ints[16];        /* bias_terms; Q4_K, Q5_K with 15 bits: min_terms */
+    float d[CHUNK_UNITS];    /* super-blocks: in [0] */
+    float mins[CHUNK_UNITS]; /* Q4_1, Q5_1: factors of minima, per unit */
+    int32_t ints[16];        /* bias_terms; Q4_K, Q5_K: min_terms */
 } token_terms;
 
-/* The integers of row `row` from chunk `chunk` on: one plane or two. */
-INLINE void planes_of(const moe_type type, const int bits, const moe_activations *x, int64_t row,
-                      int64_t chunk, const int8_t *planes[2])
+/* The planes of row `row` from chunk `chunk` on. */
+INLINE void planes_of(const moe_type type, const int planes, const moe_activations *x, int64_t row,
+                      int64_t chunk, const int8_t *from[2])
 {
-    const moe_act_planes *exact = moe_quant_planes(moe_quant_form_of(type), x);
+    const moe_act_planes *form = moe_quant_planes(moe_quant_form_of(type), x);
     int64_t first = row * x->n_cols + chunk * CHUNK_COLUMNS;
 
-    planes[0] = (bits == 8 ? x->q8.q : exact->hi) + first;
-    planes[1] = bits == 8 ? NULL : exact->lo + first;
+    from[0] = form->hi + first;
+    from[1] = planes == 2 ? form->lo + first : NULL;
 }
 
 /* The terms of row `row` for the n_units units of chunk `chunk`. */
-INLINE void load_terms(const moe_type type, const int bits, const moe_activations *x, int64_t row,
+INLINE void load_terms(const moe_type type, const int planes, const moe_activations *x, int64_t row,
                        int64_t chunk, int n_units, token_terms *a)
 {
     const moe_quant_form form = moe_quant_form_of(type);
-    const moe_act_planes *exact = moe_quant_planes(form, x);
-    const int d_columns = bits == 8 ? 32 : form.columns;
-    const int sum_columns = bits == 8 || form.columns == MOE_QUANT_SUPER ? 16 : 32;
-    int64_t first = row * x->n_cols + chunk * CHUNK_COLUMNS;
-    const float *d = (bits == 8 ? x->q8.d : exact->d) + first / d_columns;
-    const int32_t *sums = (bits == 8 ? x->q8.sums : exact->sums) + first / sum_columns;
+    const moe_act_planes *from = moe_quant_planes(form, x);
+    const int64_t first = row * x->n_cols + chunk * CHUNK_COLUMNS;
+    const float *d = from->d + first / form.columns;
+    const int32_t *sums = from->sums + first / (form.columns == 32 ? 32 : 16);
 
-    for (int u = 0; u < (d_columns == 32 ? n_units : 1); u++)
+    for (int u = 0; u < (form.columns == 32 ? n_units : 1); u++)
         a->d[u] = d[u];
     if (!form.has_min)
-        bias_terms(type, bits, sums, n_units, a->ints);
-    else if (form.columns == MOE_QUANT_SUPER && bits != 8)
-        _mm256_storeu_si256((__m256i *)a->ints, min_terms(sums));
+        bias_terms(type, sums, n_units, a->ints);
+    else if (form.columns == MOE_QUANT_SUPER)
+        _mm256_storeu_si256((__m256i *)a->ints, min_terms(planes, sums));
     else
-        for (int u = 0; u < n_units; u++) {
-            a->mins[u] = (float)(bits == 8 ? sums[2 * u] + sums[2 * u + 1] : sums[u]);
-            if (form.columns == MOE_QUANT_SUPER)
-                a->mins[u] *= a->d[u];
-        }
+        for (int u = 0; u < n_units; u++)
+            a->mins[u] = (float)sums[u];
 }
 
 /* Adds the scaled sum of a block of 32 columns, unit u, to acc. */
@@ -253,32 +247,21 @@ INLINE __m512 add_block_32(const moe_type type, const chunk_scales *s, const tok
 }
 
 /* The end of a super-block: acc + scaled total - minima. */
-INLINE __m512 add_super_block(const moe_type type, const int bits, const chunk_scales *s,
-                              const token_terms *a, __m512 total, __m512 acc)
+INLINE __m512 add_super_block(const moe_type type, const int planes, const chunk_scales *s,
+                              const token_terms *a, __m512i total, __m512 acc)
 {
-    __m512 scale = s->d[0], min_scale = s->m[0], min;
+    __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(total), s->d[0]);
 
-    if (bits != 8) {
-        scale = _mm512_mul_ps(scale, _mm512_set1_ps(a->d[0]));
-        min_scale = _mm512_mul_ps(min_scale, _mm512_set1_ps(a->d[0]));
-    }
-    acc = _mm512_fmadd_ps(total, scale, acc);
-    if (!moe_quant_form_of(type).has_min)
-        return acc;
-    if (bits == 8) {
-        min = _mm512_setzero_ps();
-        UNROLL
-        for (int j = 0; j < 8; j++)
-            min = _mm512_fmadd_ps(s->mn_f[j], _mm512_set1_ps(a->mins[j]), min);
-    } else {
-        __m512i sum = _mm512_setzero_si512();
+    if (moe_quant_form_of(type).has_min) {
+        __m512i min = _mm512_setzero_si512();
 
         UNROLL
         for (int j = 0; j < 8; j++)
-            sum = _mm512_dpwssd_epi32(sum, s->mn[j], _mm512_set1_epi32(a->ints[j]));
-        min = _mm512_cvtepi32_ps(sum);
+            if (planes == 2 || j < 4)
+                min = _mm512_dpwssd_epi32(min, s->mn[j], _mm512_set1_epi32(a->ints[j]));
+        value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(min), s->m[0], value);
     }
-    return _mm512_fmadd_ps(min, min_scale, acc);
+    return _mm512_fmadd_ps(value, _mm512_set1_ps(a->d[0]), acc);
 }
 
 /* The activations of a batch of tokens in one chunk, side by side: rows that lie a power of two
@@ -289,17 +272,17 @@ typedef struct chunk_acts {
 } chunk_acts;
 
 /* Copies chunk `chunk` of n_units units of activation row `row` to token t of a batch. */
-INLINE void gather_token(const moe_type type, const int bits, const moe_activations *x, int64_t row,
-                         int64_t chunk, int n_units, chunk_acts *a, int t)
+INLINE void gather_token(const moe_type type, const int planes, const moe_activations *x,
+                         int64_t row, int64_t chunk, int n_units, chunk_acts *a, int t)
 {
-    const int8_t *planes[2];
+    const int8_t *from[2];
 
-    planes_of(type, bits, x, row, chunk, planes);
-    for (int i = 0; i < (bits == 8 ? 1 : 2); i++)
+    planes_of(type, planes, x, row, chunk, from);
+    for (int i = 0; i < planes; i++)
         for (int u = 0; u < n_units; u++)
             _mm256_store_si256((__m256i *)(a->planes[t][i] + 32 * u),
-                               _mm256_loadu_si256((const __m256i *)(planes[i] + 32 * u)));
-    load_terms(type, bits, x, row, chunk, n_units, &a->terms[t]);
+                               _mm256_loadu_si256((const __m256i *)(from[i] + 32 * u)));
+    load_terms(type, planes, x, row, chunk, n_units, &a->terms[t]);
 }
 
 /* Tokens of the next batch: n in equal parts of whole tiles, none larger than `most`. */

@@ -424,7 +424,7 @@ static void project_heads(cpu_device *d, const moe_step *step, const moe_slot *s
     for (int h = 0; h < n_heads; h++)
         d->products[h] = (cpu_product){
             .w = moe_slot_matrix(d->weights, slot, h),
-            .x = &d->hidden.act,
+            .x = &d->hidden,
             .rows = d->head_rows + (int64_t)h * d->capacity,
             .n_tokens = step->n_rows,
             .y = y + h * ld_y,
@@ -492,7 +492,7 @@ void cpu_attention(moe_device *device, const moe_step *step, int layer, moe_buff
         attend(d, step, layer, d->q);
     }
     cpu_prepare(d, &d->hidden, heads, slots[MOE_O].n_cols, step->n_rows, slots[MOE_O].n_cols,
-                cpu_prompt_form(d, step, &slots[MOE_O]));
-    out = cpu_prompt_product(d, step, &slots[MOE_O], &slots[MOE_O_BIAS], &d->hidden, d->a);
+                cpu_form(&slots[MOE_O]));
+    out = cpu_step_product(d, step, &slots[MOE_O], &slots[MOE_O_BIAS], &d->hidden, d->a);
     cpu_run_products(d, &out, 1);
 }

@@ -31,12 +31,12 @@ void *cpu_carve(cpu_carver *c, size_t n, size_t element)
     return p;
 }
 
-/* Planes of n values with a scale per `block` and a sum per `part` columns. */
-static cpu_planes carve_planes(cpu_carver *c, size_t n, size_t block, size_t part)
+/* One plane or two of n values with a scale per `block` and a sum per `part` columns. */
+static cpu_planes carve_planes(cpu_carver *c, int planes, size_t n, size_t block, size_t part)
 {
     return (cpu_planes){
         .hi = cpu_carve(c, n, 1),
-        .lo = cpu_carve(c, n, 1),
+        .lo = planes == 2 ? cpu_carve(c, n, 1) : NULL,
         .d = cpu_carve(c, n / block + 1, sizeof(float)),
         .sums = cpu_carve(c, n / part + 1, sizeof(int32_t)),
     };
@@ -44,12 +44,15 @@ static cpu_planes carve_planes(cpu_carver *c, size_t n, size_t block, size_t par
 
 void cpu_carve_acts(const cpu_device *d, cpu_carver *c, cpu_acts *acts, size_t n, size_t n_rows)
 {
-    if (d->forms & 1u << MOE_ACT_Q15_32)
-        acts->b32 = carve_planes(c, n, 32, 32);
-    if (d->forms & 1u << MOE_ACT_Q15_256)
-        acts->b256 = carve_planes(c, n, 256, 16);
-    if (d->forms & ~(1u << MOE_ACT_F32 | 1u << MOE_ACT_BF16))
-        acts->q8 = carve_planes(c, n, 32, 16);
+    if (d->forms & 1u << MOE_ACT_Q15_32) {
+        acts->fine_32 = carve_planes(c, 2, n, 32, 32);
+        if (!d->spec->causal)
+            acts->bytes_32 = carve_planes(c, 1, n, 32, 32);
+    }
+    if (d->forms & 1u << MOE_ACT_Q12_256) {
+        acts->fine_256 = carve_planes(c, 2, n, 256, 16);
+        acts->bytes_256 = carve_planes(c, 1, n, 256, 16);
+    }
     if (d->forms & 1u << MOE_ACT_BF16) /* rows are filled up to units of 32 columns */
         acts->bf16 = cpu_carve(c, n + 31 * n_rows, (size_t)d->kernels->bf16_bytes);
 }
@@ -346,7 +349,7 @@ static const float *logits(moe_device *device, const int32_t *rows, int n)
     cpu_prepare(d, &d->in, d->a, n_embd, n, n_embd, cpu_form(head));
     product = (cpu_product){
         .w = moe_slot_matrix(d->weights, head, 0),
-        .x = &d->in.act,
+        .x = &d->in,
         .rows = d->identity,
         .n_tokens = n,
         .y = d->logits,

@@ -13,7 +13,7 @@
 #include "device.h"
 #include "thread_pool.h"
 
-/* Room for one integer form; lo only where it has two planes. */
+/* Room for one integer form; lo is NULL where 8 bits suffice. */
 typedef struct cpu_planes {
     int8_t *hi, *lo;
     float *d;
@@ -22,8 +22,8 @@ typedef struct cpu_planes {
 
 /* Activations with room for the integer forms that the model's weights want. */
 typedef struct cpu_acts {
-    moe_activations act;
-    cpu_planes b32, b256, q8;
+    moe_activations fine, bytes; /* the same rows: at full precision, and integers of 8 bits */
+    cpu_planes fine_32, fine_256, bytes_32, bytes_256;
     void *bf16;
 } cpu_acts;
 
@@ -34,13 +34,13 @@ typedef struct cpu_carver {
     bool overflow;
 } cpu_carver;
 
-/* y (n_tokens, ldy) = w · x [+ bias].  The first n_fast tokens take 8-bit activations, if the type
+/* y (n_tokens, ldy) = w · x [+ bias].  The first n_bytes tokens take 8-bit activations, if the type
  * of w bears them. */
 typedef struct cpu_product {
     moe_matrix w;
-    const moe_activations *x;
+    const cpu_acts *x;
     const int32_t *rows; /* which rows of x; never NULL */
-    int64_t n_tokens, n_fast;
+    int64_t n_tokens, n_bytes;
     float *y;
     int64_t ldy;
     const float *bias; /* (w.n_rows) or NULL */
@@ -118,6 +118,17 @@ void cpu_for_rows(cpu_device *d, moe_pool_fn fn, void *arg, int64_t n);
 /* The form bit of a slot's weights; 0 for an absent slot. */
 unsigned cpu_form(const moe_slot *slot);
 
+/* The bit of the 8-bit form for a quantised type. */
+unsigned cpu_bytes_form(moe_type type);
+
+/* Has acts stand for rows x (n_rows, n_cols), row stride ld, whose other forms are in its room. */
+void cpu_set_input(cpu_acts *acts, const float *x, int64_t ld, int64_t n_cols);
+
+/* Columns [first, first + n) of a row of activations to the forms beside float that are wanted
+ * (bits).  first is a multiple of 256. */
+void cpu_convert(const cpu_device *d, cpu_acts *acts, unsigned forms, int64_t row, int64_t n_cols,
+                 int64_t first, const float *x, int64_t n);
+
 /* Makes acts hold rows x (n_rows, n_cols), row stride ld, in the wanted forms (bits). */
 void cpu_prepare(cpu_device *d, cpu_acts *acts, const float *x, int64_t ld, int64_t n_rows,
                  int64_t n_cols, unsigned forms);
@@ -133,9 +144,9 @@ void cpu_run_products(cpu_device *d, const cpu_product *products, int n);
 cpu_product cpu_step_product(const cpu_device *d, const moe_step *step, const moe_slot *slot,
                              const moe_slot *bias, const cpu_acts *x, float *y);
 
-/* The same for the products that carry most of a prompt's arithmetic and bear a coarser rounding:
- * with weights of K-quants, prompt tokens take 8-bit activations (NUMERICS.md).  cpu_prompt_form:
- * the forms that a slot's weights need for that in this step. */
+/* The same for products with a normalised state, which carry most of a prompt's arithmetic and bear
+ * a coarser rounding: with weights of K-quants, prompt tokens take 8-bit activations (NUMERICS.md).
+ * cpu_prompt_form: the forms that a slot's weights need for that in this step. */
 cpu_product cpu_prompt_product(const cpu_device *d, const moe_step *step, const moe_slot *slot,
                                const moe_slot *bias, const cpu_acts *x, float *y);
 unsigned cpu_prompt_form(const cpu_device *d, const moe_step *step, const moe_slot *slot);

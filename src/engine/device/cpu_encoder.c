@@ -249,27 +249,12 @@ static void each(pass *p, moe_pool_fn fn, int64_t n)
         fn(p, 0, n, p->thread);
 }
 
-/* Columns [first, first + n) of a row of activations, in the forms that are wanted beside float.
- * first is a multiple of 32. */
-static void convert(const cpu_device *d, cpu_acts *acts, unsigned forms, int64_t row,
-                    int64_t n_cols, int64_t first, const float *x, int64_t n)
-{
-    const moe_kernels *k = d->kernels;
-    const cpu_planes *q8 = &acts->q8;
-    const int64_t bf16 = row * moe_bf16_columns(n_cols) + first, at = row * n_cols + first;
-
-    if (forms & 1u << MOE_ACT_BF16)
-        k->round_bf16(x, n, (char *)acts->bf16 + bf16 * k->bf16_bytes);
-    if (forms & 1u << MOE_ACT_Q8)
-        k->quantize_8(x, n, q8->hi + at, q8->d + at / 32, q8->sums + at / 16);
-}
-
 /* The form of a prompt's activations for a matrix: all quantised types take 8 bits here. */
 static unsigned form_of(const moe_slot *slot)
 {
     const moe_act_form form = moe_act_form_of(slot->type);
 
-    return 1u << (form == MOE_ACT_F32 || form == MOE_ACT_BF16 ? form : MOE_ACT_Q8);
+    return form == MOE_ACT_F32 || form == MOE_ACT_BF16 ? 1u << form : cpu_bytes_form(slot->type);
 }
 
 static unsigned projection_forms(const moe_slot *slots)
@@ -285,7 +270,7 @@ static void finish_row(const pass *p, int64_t t)
 
     if (p->weight != NULL)
         p->d->kernels->layer_norm(x, p->weight, p->bias, p->d->spec->norm_eps, n, x);
-    convert(p->d, &p->room->in, p->forms, t, n, 0, x, n);
+    cpu_convert(p->d, &p->room->in, p->forms, t, n, 0, x, n);
 }
 
 static void embed_rows(void *arg, int64_t begin, int64_t end, int thread)
@@ -319,7 +304,7 @@ static void convert_heads(void *arg, int64_t begin, int64_t end, int thread)
 
     (void)thread;
     for (int64_t t = begin; t < end; t++)
-        convert(p->d, &p->room->hidden, p->forms, t, n, 0, p->room->o + t * n, n);
+        cpu_convert(p->d, &p->room->hidden, p->forms, t, n, 0, p->room->o + t * n, n);
 }
 
 static void activate_rows(void *arg, int64_t begin, int64_t end, int thread)
@@ -335,7 +320,7 @@ static void activate_rows(void *arg, int64_t begin, int64_t end, int thread)
             k->gelu_erf(y, p->n_columns, y);
         else
             k->gelu_tanh(y, p->n_columns, y);
-        convert(p->d, &p->room->hidden, p->forms, t, p->n_ff, p->first, y, p->n_columns);
+        cpu_convert(p->d, &p->room->hidden, p->forms, t, p->n_ff, p->first, y, p->n_columns);
     }
 }
 
@@ -369,10 +354,10 @@ static cpu_product part_product(const pass *p, const moe_slot *slot, const moe_s
     const cpu_device *d = p->d;
     cpu_product product = {
         .w = moe_slot_matrix(d->weights, slot, 0),
-        .x = &x->act,
+        .x = x,
         .rows = d->encoder->identity,
         .n_tokens = p->block.n_rows,
-        .n_fast = p->block.n_rows,
+        .n_bytes = p->block.n_rows,
         .y = y,
         .ldy = ldy,
         .bias = moe_slot_vector(d->weights, bias),
@@ -404,25 +389,13 @@ static void multiply(const pass *p, const cpu_product *products, int n)
                      (products[i].w.n_rows + MOE_GROUP_ROWS - 1) / MOE_GROUP_ROWS, p->thread);
 }
 
-/* What products read: x as floats, and the room for its other forms. */
-static void set_input(cpu_acts *acts, const float *x, int64_t n_cols)
-{
-    acts->act = (moe_activations){
-        .n_cols = n_cols,
-        .f32 = x,
-        .ld = n_cols,
-        .q8 = {acts->q8.hi, acts->q8.d, acts->q8.sums},
-        .bf16 = acts->bf16,
-    };
-}
-
 static void attention(pass *p, const moe_slot *slots)
 {
     const moe_weights *w = p->d->weights;
     room *r = p->room;
     cpu_product products[3];
 
-    set_input(&r->in, p->x, p->d->spec->n_embd);
+    cpu_set_input(&r->in, p->x, p->d->spec->n_embd, p->d->spec->n_embd);
     products[0] = whole_product(p, &slots[MOE_Q], &slots[MOE_Q_BIAS], &r->in, r->q);
     products[1] = whole_product(p, &slots[MOE_K], &slots[MOE_K_BIAS], &r->in, r->k);
     products[2] = whole_product(p, &slots[MOE_V], &slots[MOE_V_BIAS], &r->in, r->v);
@@ -431,7 +404,7 @@ static void attention(pass *p, const moe_slot *slots)
 
     p->forms = form_of(&slots[MOE_O]);
     each(p, convert_heads, p->block.n_rows);
-    set_input(&r->hidden, r->o, p->d->spec->n_embd);
+    cpu_set_input(&r->hidden, r->o, p->d->spec->n_embd, p->d->spec->n_embd);
     products[0] = whole_product(p, &slots[MOE_O], &slots[MOE_O_BIAS], &r->hidden, r->a);
     multiply(p, products, 1);
 
@@ -449,7 +422,7 @@ static void feed_forward(pass *p, const moe_slot *slots, const moe_slot *next)
     room *r = p->room;
     cpu_product product;
 
-    set_input(&r->in, p->x, p->d->spec->n_embd);
+    cpu_set_input(&r->in, p->x, p->d->spec->n_embd, p->d->spec->n_embd);
     p->n_ff = slots[MOE_UP].n_rows;
     p->forms = form_of(&slots[MOE_DOWN]);
     p->n_columns = p->d->encoder->shared ? p->n_ff : MIDDLE_COLUMNS;
@@ -464,7 +437,7 @@ static void feed_forward(pass *p, const moe_slot *slots, const moe_slot *next)
         multiply(p, &product, 1);
         each(p, activate_rows, p->block.n_rows);
     }
-    set_input(&r->hidden, r->middle, p->n_ff);
+    cpu_set_input(&r->hidden, r->middle, p->n_ff, p->n_ff);
     product = whole_product(p, &slots[MOE_DOWN], &slots[MOE_DOWN_BIAS], &r->hidden, r->a);
     multiply(p, &product, 1);
 

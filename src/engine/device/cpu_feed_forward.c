@@ -45,15 +45,15 @@ static void activate_rows(void *arg, int64_t begin, int64_t end, int thread)
     }
 }
 
-/* gate <- act(gate) * up (or up <- act(up)), then into acts in the forms that `down` wants. */
-static void activate(cpu_device *d, const moe_step *step, cpu_acts *acts, float *gate, float *up,
-                     int64_t n, int64_t n_ff, const moe_slot *down)
+/* gate <- act(gate) * up (or up <- act(up)), then into acts in the form that `down` wants. */
+static void activate(cpu_device *d, cpu_acts *acts, float *gate, float *up, int64_t n, int64_t n_ff,
+                     const moe_slot *down)
 {
     float *y = d->spec->gated_ffn ? gate : up;
     act_job job = {d, d->spec->gated_ffn ? gate : NULL, up, y, n_ff};
 
     cpu_for_rows(d, activate_rows, &job, n);
-    cpu_prepare(d, acts, y, n_ff, n, n_ff, cpu_prompt_form(d, step, down));
+    cpu_prepare(d, acts, y, n_ff, n, n_ff, cpu_form(down));
 }
 
 static void dense(cpu_device *d, const moe_step *step, const moe_slot *slots, const float *src)
@@ -69,9 +69,9 @@ static void dense(cpu_device *d, const moe_step *step, const moe_slot *slots, co
         products[n++] = cpu_prompt_product(d, step, &slots[MOE_GATE], NULL, &d->in, d->gate);
     products[n++] = cpu_prompt_product(d, step, &slots[MOE_UP], &slots[MOE_UP_BIAS], &d->in, d->up);
     cpu_run_products(d, products, n);
-    activate(d, step, &d->hidden, d->gate, d->up, step->n_rows, n_ff, &slots[MOE_DOWN]);
+    activate(d, &d->hidden, d->gate, d->up, step->n_rows, n_ff, &slots[MOE_DOWN]);
     products[0] =
-        cpu_prompt_product(d, step, &slots[MOE_DOWN], &slots[MOE_DOWN_BIAS], &d->hidden, d->a);
+        cpu_step_product(d, step, &slots[MOE_DOWN], &slots[MOE_DOWN_BIAS], &d->hidden, d->a);
     cpu_run_products(d, products, 1);
 }
 
@@ -144,23 +144,31 @@ static int32_t group_by_expert(cpu_device *d, int n_rows, const int32_t *experts
     return begin[n];
 }
 
-/* A product of the expert at a place of the portion, over its slots.  The rows of x are `rows`, or
- * counted from the portion's first slot if that is NULL. */
-static cpu_product expert_product(const cpu_device *d, const moe_step *step, const moe_slot *slot,
-                                  const int32_t *experts, int place, const cpu_acts *x,
-                                  const int32_t *rows, float *y)
+/* How many of the slots of the expert at a place of the portion are of prompt tokens. */
+static int prompt_slots(const cpu_device *d, const moe_step *step, int place)
 {
     const int32_t begin = d->expert_begin[place], end = d->expert_begin[place + 1];
-    int prefill = 0;
+    int n = 0;
 
-    while (begin + prefill < end && d->slot_row[begin + prefill] < step->n_prefill)
-        prefill++;
+    while (begin + n < end && d->slot_row[begin + n] < step->n_prefill)
+        n++;
+    return n;
+}
+
+/* A product of the expert at a place of the portion, over its slots.  The rows of x are `rows`, or
+ * counted from the portion's first slot if that is NULL. */
+static cpu_product expert_product(const cpu_device *d, const moe_slot *slot, const int32_t *experts,
+                                  int place, const cpu_acts *x, const int32_t *rows, int n_bytes,
+                                  float *y)
+{
+    const int32_t begin = d->expert_begin[place], end = d->expert_begin[place + 1];
+
     return (cpu_product){
         .w = moe_slot_matrix(d->weights, slot, experts[place]),
-        .x = &x->act,
+        .x = x,
         .rows = rows != NULL ? rows + begin : d->identity + (begin - d->expert_begin[0]),
         .n_tokens = end - begin,
-        .n_fast = prefill,
+        .n_bytes = n_bytes,
         .y = y + (int64_t)begin * slot->n_rows,
         .ldy = slot->n_rows,
     };
@@ -235,26 +243,27 @@ static int32_t compute_portion(cpu_device *d, const moe_step *step, const moe_sl
             cpu_prompt_product(d, step, &slots[MOE_SHARED_UP], NULL, &d->in, d->shared_up);
     }
     for (int i = 0; i < n_experts; i++) {
-        products[n++] = expert_product(d, step, &slots[MOE_EXPERT_GATE], experts, i, &d->in,
-                                       d->slot_row, d->expert_gate);
-        products[n++] = expert_product(d, step, &slots[MOE_EXPERT_UP], experts, i, &d->in,
-                                       d->slot_row, d->expert_up);
+        const int n_bytes = prompt_slots(d, step, i);
+
+        products[n++] = expert_product(d, &slots[MOE_EXPERT_GATE], experts, i, &d->in, d->slot_row,
+                                       n_bytes, d->expert_gate);
+        products[n++] = expert_product(d, &slots[MOE_EXPERT_UP], experts, i, &d->in, d->slot_row,
+                                       n_bytes, d->expert_up);
     }
     cpu_run_products(d, products, n);
 
-    activate(d, step, &d->hidden, d->expert_gate + first_float, d->expert_up + first_float,
+    activate(d, &d->hidden, d->expert_gate + first_float, d->expert_up + first_float,
              end - first_slot, moe->n_ff, &slots[MOE_EXPERT_DOWN]);
     if (shared)
-        activate(d, step, &d->shared, d->shared_gate, d->shared_up, step->n_rows, moe->n_ff_shared,
+        activate(d, &d->shared, d->shared_gate, d->shared_up, step->n_rows, moe->n_ff_shared,
                  &slots[MOE_SHARED_DOWN]);
 
     n = 0;
     if (shared)
-        products[n++] =
-            cpu_prompt_product(d, step, &slots[MOE_SHARED_DOWN], NULL, &d->shared, d->a);
+        products[n++] = cpu_step_product(d, step, &slots[MOE_SHARED_DOWN], NULL, &d->shared, d->a);
     for (int i = 0; i < n_experts; i++)
-        products[n++] = expert_product(d, step, &slots[MOE_EXPERT_DOWN], experts, i, &d->hidden,
-                                       NULL, d->expert_out);
+        products[n++] = expert_product(d, &slots[MOE_EXPERT_DOWN], experts, i, &d->hidden, NULL, 0,
+                                       d->expert_out);
     cpu_run_products(d, products, n);
     return end;
 }

@@ -19,13 +19,13 @@ enum {
         100000, /* multiplications; below, waking threads costs more than it gains */
 };
 
-typedef struct quantize_job {
-    const moe_kernels *kernels;
+typedef struct convert_job {
+    const cpu_device *d;
     cpu_acts *acts;
     const float *x;
     int64_t ld, n_cols;
     unsigned forms;
-} quantize_job;
+} convert_job;
 
 typedef struct product_job {
     const cpu_device *d;
@@ -52,32 +52,70 @@ static bool bears_bytes(const cpu_device *d, moe_type type)
 {
     const moe_act_form form = moe_act_form_of(type);
 
-    return form == MOE_ACT_Q15_256 || (form == MOE_ACT_Q15_32 && !d->spec->causal);
+    return form == MOE_ACT_Q12_256 || (form == MOE_ACT_Q15_32 && !d->spec->causal);
 }
 
-static void quantize_rows(void *arg, int64_t begin, int64_t end, int thread)
+unsigned cpu_bytes_form(moe_type type)
 {
-    const quantize_job *job = arg;
-    const cpu_planes *b32 = &job->acts->b32, *b256 = &job->acts->b256, *q8 = &job->acts->q8;
-    const int64_t n = job->n_cols;
+    return 1u << (moe_act_form_of(type) == MOE_ACT_Q15_32 ? MOE_ACT_Q8_32 : MOE_ACT_Q8_256);
+}
+
+/* The part of a row of n columns from column `first` on, of a form with blocks of 32 or 256. */
+static void quantize(const moe_kernels *k, const cpu_planes *p, int block, int64_t row,
+                     int64_t n_cols, int64_t first, const float *x, int64_t n)
+{
+    const int64_t at = row * n_cols + first;
+
+    (block == 32 ? k->quantize_32 : k->quantize_256)(x, n, p->hi + at, p->lo ? p->lo + at : NULL,
+                                                     p->d + at / block,
+                                                     p->sums + at / (block == 32 ? 32 : 16));
+}
+
+void cpu_convert(const cpu_device *d, cpu_acts *acts, unsigned forms, int64_t row, int64_t n_cols,
+                 int64_t first, const float *x, int64_t n)
+{
+    const moe_kernels *k = d->kernels;
+    const int64_t bf16 = row * moe_bf16_columns(n_cols) + first;
+
+    if (forms & 1u << MOE_ACT_BF16)
+        k->round_bf16(x, n, (char *)acts->bf16 + bf16 * k->bf16_bytes);
+    if (forms & 1u << MOE_ACT_Q15_32)
+        quantize(k, &acts->fine_32, 32, row, n_cols, first, x, n);
+    if (forms & 1u << MOE_ACT_Q12_256)
+        quantize(k, &acts->fine_256, 256, row, n_cols, first, x, n);
+    if (forms & 1u << MOE_ACT_Q8_32)
+        quantize(k, &acts->bytes_32, 32, row, n_cols, first, x, n);
+    if (forms & 1u << MOE_ACT_Q8_256)
+        quantize(k, &acts->bytes_256, 256, row, n_cols, first, x, n);
+}
+
+static moe_act_planes planes_of(const cpu_planes *p)
+{
+    return (moe_act_planes){p->hi, p->lo, p->d, p->sums};
+}
+
+void cpu_set_input(cpu_acts *acts, const float *x, int64_t ld, int64_t n_cols)
+{
+    acts->fine = acts->bytes = (moe_activations){
+        .n_cols = n_cols,
+        .f32 = x,
+        .ld = ld,
+        .bf16 = acts->bf16,
+    };
+    acts->fine.b32 = planes_of(&acts->fine_32);
+    acts->fine.b256 = planes_of(&acts->fine_256);
+    acts->bytes.b32 = planes_of(&acts->bytes_32);
+    acts->bytes.b256 = planes_of(&acts->bytes_256);
+}
+
+static void convert_rows(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const convert_job *job = arg;
 
     (void)thread;
-    for (int64_t t = begin; t < end; t++) {
-        const float *x = job->x + t * job->ld;
-
-        if (job->forms & 1u << MOE_ACT_Q15_32)
-            job->kernels->quantize_32(x, n, b32->hi + t * n, b32->lo + t * n, b32->d + t * (n / 32),
-                                      b32->sums + t * (n / 32));
-        if (job->forms & 1u << MOE_ACT_Q15_256)
-            job->kernels->quantize_256(x, n, b256->hi + t * n, b256->lo + t * n,
-                                       b256->d + t * (n / 256), b256->sums + t * (n / 16));
-        if (job->forms & 1u << MOE_ACT_Q8)
-            job->kernels->quantize_8(x, n, q8->hi + t * n, q8->d + t * (n / 32),
-                                     q8->sums + t * (n / 16));
-        if (job->forms & 1u << MOE_ACT_BF16)
-            job->kernels->round_bf16(
-                x, n, (char *)job->acts->bf16 + t * moe_bf16_columns(n) * job->kernels->bf16_bytes);
-    }
+    for (int64_t t = begin; t < end; t++)
+        cpu_convert(job->d, job->acts, job->forms, t, job->n_cols, 0, job->x + t * job->ld,
+                    job->n_cols);
 }
 
 unsigned cpu_prompt_form(const cpu_device *d, const moe_step *step, const moe_slot *slot)
@@ -88,7 +126,7 @@ unsigned cpu_prompt_form(const cpu_device *d, const moe_step *step, const moe_sl
     if (exact == 0 || !bears_bytes(d, slot->type))
         return exact;
     if (step->n_prefill > 0)
-        forms |= 1u << MOE_ACT_Q8;
+        forms |= cpu_bytes_form(slot->type);
     if (step->n_prefill < step->n_rows)
         forms |= exact;
     return forms;
@@ -97,21 +135,11 @@ unsigned cpu_prompt_form(const cpu_device *d, const moe_step *step, const moe_sl
 void cpu_prepare(cpu_device *d, cpu_acts *acts, const float *x, int64_t ld, int64_t n_rows,
                  int64_t n_cols, unsigned forms)
 {
-    const cpu_planes *b32 = &acts->b32, *b256 = &acts->b256, *q8 = &acts->q8;
-
-    acts->act = (moe_activations){
-        .n_cols = n_cols,
-        .f32 = x,
-        .ld = ld,
-        .b32 = {b32->hi, b32->lo, b32->d, b32->sums},
-        .b256 = {b256->hi, b256->lo, b256->d, b256->sums},
-        .q8 = {q8->hi, q8->d, q8->sums},
-        .bf16 = acts->bf16,
-    };
+    cpu_set_input(acts, x, ld, n_cols);
     if (forms & ~(1u << MOE_ACT_F32)) {
-        quantize_job job = {d->kernels, acts, x, ld, n_cols, forms};
+        convert_job job = {d, acts, x, ld, n_cols, forms};
 
-        cpu_for_rows(d, quantize_rows, &job, n_rows);
+        cpu_for_rows(d, convert_rows, &job, n_rows);
     }
 }
 
@@ -132,18 +160,16 @@ void cpu_multiply(const cpu_device *d, const cpu_product *p, int64_t begin, int6
     const int64_t row_end = end * MOE_GROUP_ROWS < p->w.n_rows ? end * MOE_GROUP_ROWS : p->w.n_rows;
 
     if (goes_to_blas(d, p)) {
-        moe_matmul_blas(&p->w, begin, end, p->x, p->rows, p->n_tokens, p->y, p->ldy,
+        moe_matmul_blas(&p->w, begin, end, &p->x->fine, p->rows, p->n_tokens, p->y, p->ldy,
                         d->blas_scratch + (size_t)thread * d->blas_scratch_size);
     } else {
-        const int64_t n_fast = bears_bytes(d, p->w.type) ? p->n_fast : 0;
-        moe_activations exact = *p->x;
+        const int64_t n = bears_bytes(d, p->w.type) ? p->n_bytes : 0;
 
-        exact.q8.q = NULL;
-        if (n_fast > 0)
-            kernels->matmul(&p->w, begin, end, p->x, p->rows, n_fast, p->y, p->ldy);
-        if (n_fast < p->n_tokens)
-            kernels->matmul(&p->w, begin, end, &exact, p->rows + n_fast, p->n_tokens - n_fast,
-                            p->y + n_fast * p->ldy, p->ldy);
+        if (n > 0)
+            kernels->matmul(&p->w, begin, end, &p->x->bytes, p->rows, n, p->y, p->ldy);
+        if (n < p->n_tokens)
+            kernels->matmul(&p->w, begin, end, &p->x->fine, p->rows + n, p->n_tokens - n,
+                            p->y + n * p->ldy, p->ldy);
     }
     if (p->bias != NULL)
         for (int64_t t = 0; t < p->n_tokens; t++) {
@@ -196,7 +222,7 @@ cpu_product cpu_step_product(const cpu_device *d, const moe_step *step, const mo
 {
     return (cpu_product){
         .w = moe_slot_matrix(d->weights, slot, 0),
-        .x = &x->act,
+        .x = x,
         .rows = d->identity,
         .n_tokens = step->n_rows,
         .y = y,
@@ -210,6 +236,6 @@ cpu_product cpu_prompt_product(const cpu_device *d, const moe_step *step, const 
 {
     cpu_product product = cpu_step_product(d, step, slot, bias, x, y);
 
-    product.n_fast = step->n_prefill;
+    product.n_bytes = step->n_prefill;
     return product;
 }
