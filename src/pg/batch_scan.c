@@ -742,7 +742,7 @@ explain_calls(CustomScanState *node, List *ancestors, ExplainState *es)
 	BatchState *state = (BatchState *) node;
 	CustomScan *plan = (CustomScan *) node->ss.ps.plan;
 	List	   *context = set_deparse_context_plan(es->deparse_cxt, &plan->scan.plan, ancestors);
-	bool		prefix = list_length(es->rtable) > 1 || es->verbose;
+	bool		prefix = moe_explain_prefixes(es);
 	List	   *calls = NIL;
 
 	for (int i = 0; i < state->n_calls; i++)

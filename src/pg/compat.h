@@ -27,6 +27,9 @@
 #include "utils/rel.h"
 #include "utils/relcache.h"
 #include "utils/wait_event.h"
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
 
 #if PG_VERSION_NUM < 150000
 #error "pg_moe needs PostgreSQL 15 or newer"
@@ -72,6 +75,17 @@ moe_is_lazy_expression(const Node *node)
 	return IsA(node, JsonExpr);
 #else
 	return false;
+#endif
+}
+
+/* True if a plan names columns together with their tables, as those of the server do */
+static inline bool
+moe_explain_prefixes(const ExplainState *es)
+{
+#if PG_VERSION_NUM >= 180000
+	return es->rtable_size > 1 || es->verbose;	/* GROUP BY's own entry does not count */
+#else
+	return list_length(es->rtable) > 1 || es->verbose;
 #endif
 }
 

@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "catalog/namespace.h"
+#include "compat.h"
 #include "encoding.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"

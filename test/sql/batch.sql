@@ -75,8 +75,8 @@ EXPLAIN (COSTS OFF) INSERT INTO docs SELECT id + 100, kind, body, moe.embed(body
 EXPLAIN (COSTS OFF) SELECT kind, avg(length(moe.generate(body, max_tokens => 2))) FROM docs GROUP BY kind;
 EXPLAIN (COSTS OFF) SELECT moe.embed(moe.generate(body, max_tokens => 2)) FROM docs ORDER BY id LIMIT 2;
 EXPLAIN (COSTS OFF) SELECT id, moe.generate(body, max_tokens => 2) AS g FROM docs ORDER BY g;
-SELECT regexp_replace(line, '(Steps:|Cache:) .*', '\1 ...') AS line
-  FROM unnest(rows_of('EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) SELECT id, moe.embed(body) FROM docs')) line
+SELECT replace(regexp_replace(line, '(Steps:|Cache:) .*', '\1 ...'), '.00 ', ' ') AS line
+  FROM unnest(rows_of('EXPLAIN (ANALYZE, BUFFERS OFF, COSTS OFF, TIMING OFF, SUMMARY OFF) SELECT id, moe.embed(body) FROM docs')) line
  WHERE line !~ 'Prompt Tokens';
 -- what it tells of the expert cache is what the cache's own counters say
 CREATE FUNCTION expert_uses(query text, OUT hits_untold int, OUT misses_untold int, OUT hits boolean, OUT misses boolean)
@@ -391,9 +391,11 @@ SET max_parallel_workers_per_gather = 2;
 EXPLAIN (COSTS OFF) SELECT id, moe.generate(body, max_tokens => 1) FROM docs WHERE id % 2 = 0;
 SELECT nodes, nodes_off, n_rows > 0 AS rows, differences FROM compare($$SELECT id, moe.generate(body, max_tokens => 1) FROM docs WHERE id % 2 = 0 ORDER BY id$$);
 SELECT nodes, nodes_off, n_rows > 0 AS rows, differences FROM compare($$SELECT kind, count(*), sum(length(moe.generate(body, max_tokens => 1))) FROM docs GROUP BY kind ORDER BY kind$$);
-SET force_parallel_mode = on;
+-- "force_parallel_mode" up to PostgreSQL 15, later "debug_parallel_query"
+SELECT name AS parallel_mode FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query') \gset
+SET :"parallel_mode" = on;
 SELECT sum_of_differences(ARRAY[1, 14, 30, 40, 45]);
-RESET force_parallel_mode;
+RESET :"parallel_mode";
 RESET parallel_setup_cost; RESET parallel_tuple_cost; RESET min_parallel_table_scan_size;
 RESET max_parallel_workers_per_gather;
 
