@@ -271,9 +271,11 @@ bool moe_jinja_compare(jinja *j, jinja_op op, jinja_value a, jinja_value b, bool
 static bool slice_bound(jinja *j, jinja_value v, bool *given, int64_t *bound)
 {
     *given = v.kind != JINJA_NONE && v.kind != JINJA_MISSING;
+    *bound = 0;
     if (*given && !jinja_is_integer(v))
         return moe_jinja_fail(j, "slice indices must be integers or None");
-    *bound = *given ? jinja_integer(v) : 0;
+    if (*given)
+        *bound = jinja_integer(v);
     return true;
 }
 
