@@ -294,6 +294,7 @@ var_for(int varno, AttrNumber column, const void *expression)
 static void
 inherit(Plan *plan, const Plan *from, int *next_node_id)
 {
+	moe_inherit_disabled_nodes(plan, from);
 	plan->startup_cost = from->startup_cost;
 	plan->total_cost = from->total_cost;
 	plan->plan_rows = from->plan_rows;
@@ -316,6 +317,7 @@ push_layer(Stack *stack, List *columns)
 
 	inherit(plan, stack->origin, stack->next_node_id);
 	plan->lefttree = stack->top;
+	scan->custom_plans = list_make1(stack->top);	/* where EXPLAIN counts what is disabled */
 	plan->extParam = bms_add_members(plan->extParam, stack->top->extParam);
 	plan->allParam = bms_add_members(plan->allParam, stack->top->allParam);
 	scan->methods = &moe_batch_methods;

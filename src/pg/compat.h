@@ -20,6 +20,7 @@
 #endif
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "nodes/plannodes.h"
 #include "nodes/primnodes.h"
 #include "storage/lwlock.h"
 #include "utils/acl.h"
@@ -86,6 +87,15 @@ moe_explain_prefixes(const ExplainState *es)
 	return es->rtable_size > 1 || es->verbose;	/* GROUP BY's own entry does not count */
 #else
 	return list_length(es->rtable) > 1 || es->verbose;
+#endif
+}
+
+/* A plan node counts the disabled nodes that another one counted: EXPLAIN compares it with its neighbours */
+static inline void
+moe_inherit_disabled_nodes(Plan *plan, const Plan *from)
+{
+#if PG_VERSION_NUM >= 180000
+	plan->disabled_nodes = from->disabled_nodes;
 #endif
 }
 

@@ -102,6 +102,14 @@ SELECT count(*) FROM unnest(rows_of('EXPLAIN (ANALYZE, COSTS OFF) SELECT id, moe
 SET moe.batching = off;
 EXPLAIN (COSTS OFF) SELECT id, moe.embed(body) FROM docs;
 RESET moe.batching;
+-- what is disabled, as EXPLAIN says from 18 on, is so with the node as without
+SET enable_seqscan = off;
+SELECT count(*) AS n FROM unnest(rows_of('EXPLAIN SELECT id, moe.embed(body) FROM docs LIMIT 2')) line WHERE line ~ 'Disabled' \gset with_
+SET moe.batching = off;
+SELECT count(*) AS n FROM unnest(rows_of('EXPLAIN SELECT id, moe.embed(body) FROM docs LIMIT 2')) line WHERE line ~ 'Disabled' \gset without_
+SELECT :with_n = :without_n AS same;
+RESET moe.batching;
+RESET enable_seqscan;
 -- without rows, or row by row by nature
 SELECT nodes($$SELECT moe.embed('a')$$) AS one_row,
        nodes($$SELECT id, (SELECT moe.embed('a')) FROM docs$$) AS initplan,
