@@ -30,7 +30,7 @@
 
 #define OPERAND_ROWS 16   /* tokens per operand */
 #define MAX_ROWS 32       /* of two operands */
-#define MIN_TOKENS 11     /* below, tiles are too empty */
+#define MIN_TOKENS 6      /* below, tiles are too empty */
 #define STEP_COLUMNS 64   /* columns of a tile product */
 #define STEPS 4           /* of an item, and widened steps that are kept */
 #define BLOCK_GROUPS 4    /* groups whose results are kept together */
