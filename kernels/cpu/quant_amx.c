@@ -99,10 +99,11 @@ typedef struct pipeline {
 /* The tile products of the next step. */
 INLINE void produce(const int planes, pipeline *p)
 {
-    const int8_t *hi = p->acts->planes[TILE_TOKENS * p->next.tile][0] + 32 * p->next.unit;
+    const int8_t *hi;
 
     if (p->produced == p->n_steps)
         return;
+    hi = p->acts->planes[TILE_TOKENS * p->next.tile][0] + 32 * p->next.unit;
     if (p->produced++ % 2 == 0)
         PRODUCE(0);
     else
