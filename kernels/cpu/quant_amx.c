@@ -99,10 +99,11 @@ typedef struct pipeline {
 /* The tile products of the next step. */
 INLINE void produce(const int planes, pipeline *p)
 {
-    const int8_t *hi = p->acts->planes[TILE_TOKENS * p->next.tile][0] + 32 * p->next.unit;
+    const int8_t *hi;
 
     if (p->produced == p->n_steps)
         return;
+    hi = p->acts->planes[TILE_TOKENS * p->next.tile][0] + 32 * p->next.unit;
     if (p->produced++ % 2 == 0)
         PRODUCE(0);
     else
@@ -242,6 +243,10 @@ void moe_matmul_quant_amx(const moe_matrix *w, int64_t group_begin, int64_t grou
                           const moe_activations *x, const int32_t *rows, int64_t n_tokens, float *y,
                           int64_t ldy)
 {
+    if (moe_quant_form_of(w->type).columns == MOE_QUANT_SUPER) {
+        moe_matmul_super_amx(w, group_begin, group_end, x, rows, n_tokens, y, ldy);
+        return;
+    }
     if (n_tokens < MIN_TOKENS) {
         moe_matmul_quant_avx512(w, group_begin, group_end, x, rows, n_tokens, y, ldy);
         return;
@@ -261,7 +266,6 @@ void moe_matmul_quant_amx(const moe_matrix *w, int64_t group_begin, int64_t grou
         CASE(MOE_TYPE_Q5_1);
 #undef CASE
     default:
-        moe_matmul_super_amx(w, group_begin, group_end, x, rows, n_tokens, y, ldy);
         break;
     }
 }

@@ -10,15 +10,15 @@
  *     Q6_K         sc * (c - 32), 13 bits with a sign: its bits from 7 on and the low 7 bits;
  *                  S = 128 * H + L
  *
- * Tile registers hold the sums of one or two operands times two digits.  An operand is the
- * activations of 16 tokens; if they have two planes, the operands are the planes.  A step takes 64
- * columns of a group, up to four tile products.  An item is a super-block of a group: four steps,
- * after which the sums go through memory to vector registers, one token each, lanes across output
- * rows.
+ * Tile registers hold the sums of one or two operands times two digits; an operand is one plane of
+ * the activations of 16 tokens.  A step takes 64 columns of a group, up to four tile products.  A
+ * pass is the four steps of a super-block; then its sums go through memory to vector registers, one
+ * token each, lanes across output rows.  An item, a super-block of a group, is one pass for up to
+ * 32 tokens, two for 64, or if activations have two planes, one for each plane of 32.
  *
- * The tile unit needs half of the time at most; vectors do the rest meanwhile.  So between any two
- * tile products stand a part of the float steps of the item before and a quarter of the widening of
- * a step three ahead.  That they alternate so finely matters: the processor looks ahead no more
+ * Vectors work while the tile unit does.  So between any two tile products stand a part of the
+ * float steps of the pass or item before and, around the end of an item, a quarter of the widening
+ * of a step of the next.  That they alternate so finely matters: the processor looks ahead no more
  * than some 500 instructions, and those of one step are as many.
  *
  * The activations of a batch of tokens are gathered side by side for a stretch of columns.  Then
@@ -28,13 +28,14 @@
 
 #include "quant_chunk_avx512.h"
 
-#define OPERAND_ROWS 16   /* tokens per operand */
-#define MAX_ROWS 32       /* of two operands */
-#define MIN_TOKENS 11     /* below, tiles are too empty */
-#define STEP_COLUMNS 64   /* columns of a tile product */
-#define STEPS 4           /* of an item, and widened steps that are kept */
-#define BLOCK_GROUPS 4    /* groups whose results are kept together */
-#define STRETCH_CHUNKS 16 /* chunks whose activations are gathered together */
+#define OPERAND_ROWS 16  /* tokens per operand */
+#define PASS_ROWS 32     /* of the two operands of a pass */
+#define MAX_ROWS 64      /* of two passes */
+#define MIN_TOKENS 6     /* below, tiles are too empty */
+#define STEP_COLUMNS 64  /* columns of a tile product */
+#define STEPS 4          /* of a pass, and widened steps that are kept */
+#define BLOCK_GROUPS 4   /* groups whose results are kept together */
+#define STRETCH_CHUNKS 8 /* chunks whose activations are gathered together */
 
 /* Tile registers: sums of an operand and a digit; digits; operands. */
 #define SUM_0_0 0
@@ -58,7 +59,7 @@ static const struct tile_config {
 };
 
 /* The activations of a batch of tokens in one chunk: one row per token, or with two planes the high
- * plane of token t in row t, the low one in row OPERAND_ROWS + t. */
+ * plane of token t in row t, the low one in row PASS_ROWS + t. */
 typedef struct operands {
     _Alignas(64) int8_t rows[MAX_ROWS][CHUNK_COLUMNS];
     float d[MAX_ROWS];
@@ -82,8 +83,9 @@ typedef struct item_scales {
 
 /* A batch of tokens with a block of groups. */
 typedef struct pipeline {
-    _Alignas(64) __m512i ring[STEPS][2][16]; /* digits of the steps to come: low, high */
-    int32_t sums[4][OPERAND_ROWS][MOE_GROUP_ROWS];
+    _Alignas(
+        64) __m512i digits[STEPS][2][16]; /* of an item, overwritten with the next: low, high */
+    int32_t sums[2][4][OPERAND_ROWS][MOE_GROUP_ROWS]; /* two planes: of each, else in [0] */
     float results[BLOCK_GROUPS][MAX_ROWS][MOE_GROUP_ROWS];
     item_scales scales[3]; /* of the item before, this one and the next */
     __m512i sc[16];        /* of the item that is widened, twice in each lane as int16 */
@@ -144,7 +146,7 @@ INLINE void widen_quarter(const moe_type type, const item *x, const int s, const
 {
     const int u = 2 * s + q / 2, half = q % 2;
     const uint8_t *from = unit_of(type, x->packed, x->block, u);
-    __m512i *low = p->ring[s][0] + 8 * (q / 2), *high = p->ring[s][1] + 8 * (q / 2);
+    __m512i *low = p->digits[s][0] + 8 * (q / 2), *high = p->digits[s][1] + 8 * (q / 2);
 
     if (type == MOE_TYPE_Q6_K) {
         __m512i w[4];
@@ -176,13 +178,15 @@ INLINE void widen_quarter(const moe_type type, const item *x, const int s, const
     }
 }
 
-/* The sum of a token: of its digits, in one operand. */
-INLINE __m512i digits_sum(const moe_type type, const pipeline *p, const int operand, int t)
+/* The sum of row r of a pass: of both digits. */
+INLINE __m512i digits_sum(const moe_type type, const int32_t sums[4][OPERAND_ROWS][MOE_GROUP_ROWS],
+                          int r)
 {
-    __m512i high = load(p->sums[2 * operand + 1][t]);
+    const int operand = r / OPERAND_ROWS;
+    __m512i high = load(sums[2 * operand + 1][r % OPERAND_ROWS]);
 
     high = _mm512_slli_epi32(high, type == MOE_TYPE_Q6_K ? 7 : 3);
-    return _mm512_add_epi32(high, load(p->sums[2 * operand][t]));
+    return _mm512_add_epi32(high, load(sums[2 * operand][r % OPERAND_ROWS]));
 }
 
 /* The float steps of tokens [t, t + n) of an item whose sums are there. */
@@ -191,14 +195,11 @@ INLINE void finish(const moe_type type, const int planes, const pipeline *p, con
 {
     UNROLL
     for (int i = t; i < t + n; i++) {
-        __m512i sum;
+        __m512i sum = digits_sum(type, p->sums[0], i % PASS_ROWS);
         __m512 value;
 
-        if (planes == 1)
-            sum = digits_sum(type, p, i / OPERAND_ROWS, i % OPERAND_ROWS);
-        else
-            sum = _mm512_add_epi32(_mm512_slli_epi32(digits_sum(type, p, 0, i), 7),
-                                   digits_sum(type, p, 1, i));
+        if (planes == 2)
+            sum = _mm512_add_epi32(_mm512_slli_epi32(sum, 7), digits_sum(type, p->sums[1], i));
         value = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), s->d);
         if (moe_quant_form_of(type).has_min) {
             __m512i min = _mm512_setzero_si512();
@@ -243,117 +244,200 @@ INLINE void prefetch_part(const moe_type type, const item *x, const int part)
         else                                                                                       \
             _tile_dpbsud(SUM_##i##_##j, OPERAND_##i, DIGIT_##j);                                   \
     } while (0)
-#define LOAD_DIGIT(j, s) _tile_loadd(DIGIT_##j, p->ring[s][j], 64)
-#define LOAD_OPERAND(i, s, a)                                                                      \
-    _tile_loadd(OPERAND_##i, (a)->rows[OPERAND_ROWS * (i)] + STEP_COLUMNS * (s), CHUNK_COLUMNS)
+#define LOAD_DIGIT(j, s) _tile_loadd(DIGIT_##j, p->digits[s][j], 64)
+#define LOAD_OPERAND(i, row, s)                                                                    \
+    _tile_loadd(OPERAND_##i, (row) + OPERAND_ROWS * (i)*CHUNK_COLUMNS + STEP_COLUMNS * (s),        \
+                CHUNK_COLUMNS)
 
-/* n_items items from `now` on; the results stand in p->results, but for the last item's. */
-INLINE void run_items(const moe_type type, const int planes, const int n_operands, item now,
+/* Operands of a pass of n_tiles tiles of 16 tokens. */
+INLINE int operands_of(const int planes, const int n_tiles, const int pass)
+{
+    const int n = planes == 2 ? n_tiles : n_tiles - 2 * pass;
+
+    return n < 2 ? n : 2;
+}
+
+/* Three items on their way: the one before is finished, the next is widened. */
+typedef struct trio {
+    item before, now, next, after;
+    const item_scales *scales_before, *scales_now;
+    item_scales *scales_next;
+    bool is_first;
+} trio;
+
+/* What vectors do meanwhile, part q of four in step s of a pass. */
+INLINE void meanwhile(const moe_type type, const int planes, const int n_tiles, const int pass,
+                      const int s, const int q, const trio *x, pipeline *p)
+{
+    const int n_passes = planes == 2 || n_tiles > 2 ? 2 : 1, part = 4 * s + q;
+    const int previous = pass > 0 ? pass - 1 : n_passes - 1;
+    const int share = planes == 2 ? n_tiles : operands_of(planes, n_tiles, previous);
+
+    if (planes == 2) {
+        if (pass == 0 && !x->is_first)
+            finish(type, 2, p, x->scales_before, &x->before, share * part, share);
+    } else if (pass > 0) {
+        finish(type, 1, p, x->scales_now, &x->now, PASS_ROWS * previous + share * part, share);
+    } else if (!x->is_first) {
+        finish(type, 1, p, x->scales_before, &x->before, PASS_ROWS * previous + share * part,
+               share);
+    }
+    if (pass == 0 && s == 0) {
+        widen_quarter(type, &x->now, STEPS - 1, q, p);
+    } else if (pass == n_passes - 1 && s > 0) {
+        if (s == 1 && q == 0)
+            open_item(type, planes, &x->next, p, x->scales_next);
+        widen_quarter(type, &x->next, s - 1, q, p);
+    }
+    if (pass == 0)
+        prefetch_part(type, &x->after, part);
+}
+
+/* One step of a pass; then the operands of the next one are loaded, of step s_next from `row` on.
+ */
+#define STEP(s, row, s_next)                                                                       \
+    do {                                                                                           \
+        MULTIPLY(0, 0);                                                                            \
+        FENCE();                                                                                   \
+        meanwhile(type, planes, n_tiles, pass, s, 0, x, p);                                        \
+        FENCE();                                                                                   \
+        MULTIPLY(0, 1);                                                                            \
+        LOAD_OPERAND(0, row, s_next);                                                              \
+        FENCE();                                                                                   \
+        meanwhile(type, planes, n_tiles, pass, s, 1, x, p);                                        \
+        FENCE();                                                                                   \
+        if (n == 2)                                                                                \
+            MULTIPLY(1, 0);                                                                        \
+        LOAD_DIGIT(0, s_next);                                                                     \
+        FENCE();                                                                                   \
+        meanwhile(type, planes, n_tiles, pass, s, 2, x, p);                                        \
+        FENCE();                                                                                   \
+        if (n == 2)                                                                                \
+            MULTIPLY(1, 1);                                                                        \
+        LOAD_DIGIT(1, s_next);                                                                     \
+        if (n_tiles > 1)                                                                           \
+            LOAD_OPERAND(1, row, s_next);                                                          \
+        FENCE();                                                                                   \
+        meanwhile(type, planes, n_tiles, pass, s, 3, x, p);                                        \
+        FENCE();                                                                                   \
+    } while (0)
+
+/* A pass; row_next: where the operands of the next one begin. */
+INLINE void run_pass(const moe_type type, const int planes, const int n_tiles, const int pass,
+                     const int8_t *row_next, const trio *x, pipeline *p)
+{
+    const int n = operands_of(planes, n_tiles, pass), plane = planes == 2 ? pass : 0;
+    const int8_t *row = x->now.a->rows[PASS_ROWS * pass];
+
+    _tile_zero(SUM_0_0);
+    _tile_zero(SUM_0_1);
+    if (n == 2) {
+        _tile_zero(SUM_1_0);
+        _tile_zero(SUM_1_1);
+    }
+    STEP(0, row, 1);
+    STEP(1, row, 2);
+    STEP(2, row, 3);
+    STEP(3, row_next, 0);
+    _tile_stored(SUM_0_0, p->sums[plane][0], 64);
+    _tile_stored(SUM_0_1, p->sums[plane][1], 64);
+    if (n == 2) {
+        _tile_stored(SUM_1_0, p->sums[plane][2], 64);
+        _tile_stored(SUM_1_1, p->sums[plane][3], 64);
+    }
+    FENCE();
+}
+
+/* n_items items from `first` on: adds to p->results. */
+INLINE void run_items(const moe_type type, const int planes, const int n_tiles, const item *first,
                       int64_t n_items, int n_groups, size_t group_bytes, pipeline *p)
 {
-    const int share = planes == 1 ? n_operands : 1; /* tokens of a sixteenth of the float steps */
-    item before = now;
+    const int n_passes = planes == 2 || n_tiles > 2 ? 2 : 1;
+    const int last = planes == 2 ? 0 : n_passes - 1; /* the pass whose tokens are finished late */
+    const int n_last = 16 * (planes == 2 ? n_tiles : operands_of(planes, n_tiles, last));
+    trio x = {.before = *first, .now = *first, .next = *first, .is_first = true};
+    const int8_t *row = first->a->rows[0];
 
-    open_item(type, planes, &now, p, &p->scales[0]);
+    open_item(type, planes, first, p, &p->scales[0]);
     UNROLL
     for (int i = 0; i < 4 * (STEPS - 1); i++)
-        widen_quarter(type, &now, i / 4, i % 4, p);
+        widen_quarter(type, first, i / 4, i % 4, p);
     FENCE();
     LOAD_DIGIT(0, 0);
     LOAD_DIGIT(1, 0);
-    LOAD_OPERAND(0, 0, now.a);
-    if (n_operands == 2)
-        LOAD_OPERAND(1, 0, now.a);
+    LOAD_OPERAND(0, row, 0);
+    if (n_tiles > 1)
+        LOAD_OPERAND(1, row, 0);
     for (int64_t k = 0; k < n_items; k++) {
-        const item next = k + 1 < n_items ? item_after(&now, n_groups, group_bytes) : now;
-        const item after = k + 2 < n_items ? item_after(&next, n_groups, group_bytes) : now;
-        const item_scales *scales = &p->scales[(k + 2) % 3];
-
-        _tile_zero(SUM_0_0);
-        _tile_zero(SUM_0_1);
-        if (n_operands == 2) {
-            _tile_zero(SUM_1_0);
-            _tile_zero(SUM_1_1);
-        }
-#define MEANWHILE(s, q)                                                                            \
-    do {                                                                                           \
-        FENCE();                                                                                   \
-        if (k > 0)                                                                                 \
-            finish(type, planes, p, scales, &before, share *(4 * (s) + (q)), share);               \
-        widen_quarter(type, (s) == 0 ? &now : &next, ((s) + 3) % STEPS, q, p);                     \
-        prefetch_part(type, &after, 4 * (s) + (q));                                                \
-        FENCE();                                                                                   \
-    } while (0)
-#define STEP(s, s_after, a_after)                                                                  \
-    do {                                                                                           \
-        MULTIPLY(0, 0);                                                                            \
-        MEANWHILE(s, 0);                                                                           \
-        MULTIPLY(0, 1);                                                                            \
-        LOAD_OPERAND(0, s_after, a_after);                                                         \
-        MEANWHILE(s, 1);                                                                           \
-        if (n_operands == 2)                                                                       \
-            MULTIPLY(1, 0);                                                                        \
-        LOAD_DIGIT(0, s_after);                                                                    \
-        MEANWHILE(s, 2);                                                                           \
-        if (n_operands == 2) {                                                                     \
-            MULTIPLY(1, 1);                                                                        \
-            LOAD_OPERAND(1, s_after, a_after);                                                     \
-        }                                                                                          \
-        LOAD_DIGIT(1, s_after);                                                                    \
-        MEANWHILE(s, 3);                                                                           \
-    } while (0)
-        STEP(0, 1, now.a);
-        open_item(type, planes, &next, p, &p->scales[(k + 1) % 3]);
-        STEP(1, 2, now.a);
-        STEP(2, 3, now.a);
-        STEP(3, 0, next.a);
-        _tile_stored(SUM_0_0, p->sums[0], 64);
-        _tile_stored(SUM_0_1, p->sums[1], 64);
-        if (n_operands == 2) {
-            _tile_stored(SUM_1_0, p->sums[2], 64);
-            _tile_stored(SUM_1_1, p->sums[3], 64);
-        }
-        FENCE();
-        before = now;
-        now = next;
+        x.next = k + 1 < n_items ? item_after(&x.now, n_groups, group_bytes) : x.now;
+        x.after = k + 2 < n_items ? item_after(&x.next, n_groups, group_bytes) : x.now;
+        x.scales_before = &p->scales[(k + 2) % 3];
+        x.scales_now = &p->scales[k % 3];
+        x.scales_next = &p->scales[(k + 1) % 3];
+        run_pass(type, planes, n_tiles, 0,
+                 n_passes == 1 ? x.next.a->rows[0] : x.now.a->rows[PASS_ROWS], &x, p);
+        if (n_passes == 2)
+            run_pass(type, planes, n_tiles, 1, x.next.a->rows[0], &x, p);
+        x.before = x.now;
+        x.now = x.next;
+        x.is_first = false;
     }
-    finish(type, planes, p, &p->scales[(n_items - 1) % 3], &before, 0, 16 * share);
+    for (int t = 0; t < n_last; t += 8)
+        finish(type, planes, p, x.scales_now, &x.before, PASS_ROWS * last + t, 8);
 }
 
-/* Gathers chunk `chunk` of the activations of n tokens; absent tokens become zeros. */
-INLINE void gather(const moe_type type, const int planes, const int n_operands,
+/* Gathers chunk `chunk` of the activations of n tokens; those that fill up a tile become zeros. */
+INLINE void gather(const moe_type type, const int planes, const int n_tiles,
                    const moe_activations *x, const int32_t *rows, int64_t first, int n,
                    int64_t chunk, operands *a)
 {
-    const int n_slots = planes == 1 ? OPERAND_ROWS * n_operands : OPERAND_ROWS;
-
-    for (int t = 0; t < n_slots; t++) {
-        token_terms terms;
-
-        if (t >= n) {
-            for (int i = 0; i < planes; i++)
-                memset(a->rows[t + OPERAND_ROWS * i], 0, CHUNK_COLUMNS);
-            a->d[t] = 0.0f;
-            for (int j = 0; j < 8; j++)
-                a->mins[j][t] = 0;
-            continue;
-        }
+    for (int t = 0; t < n; t++) {
         const int64_t row = rows ? rows[first + t] : first + t;
         const int8_t *from[2];
+        token_terms terms;
 
         planes_of(type, planes, x, row, chunk, from);
         for (int i = 0; i < planes; i++)
-            memcpy(a->rows[t + OPERAND_ROWS * i], from[i], CHUNK_COLUMNS);
+            memcpy(a->rows[t + PASS_ROWS * i], from[i], CHUNK_COLUMNS);
         load_terms(type, planes, x, row, chunk, CHUNK_UNITS, &terms);
         a->d[t] = terms.d[0];
         if (moe_quant_form_of(type).has_min)
             for (int j = 0; j < (planes == 2 ? 8 : 4); j++)
                 a->mins[j][t] = terms.ints[j];
     }
+    for (int t = n; t < OPERAND_ROWS * n_tiles; t++) {
+        for (int i = 0; i < planes; i++)
+            memset(a->rows[t + PASS_ROWS * i], 0, CHUNK_COLUMNS);
+        a->d[t] = 0.0f;
+        for (int j = 0; j < 8; j++)
+            a->mins[j][t] = 0;
+    }
 }
 
-/* Tokens [first, first + n) with groups [group_begin, group_end). */
-INLINE void batch(const moe_type type, const int planes, const int n_operands, const moe_matrix *w,
+/* The results of n_groups groups from `group` on so far, or zeros. */
+INLINE void load_results(const moe_matrix *w, int64_t group, int n_groups, int n, int n_rows,
+                         bool are_zero, const float *y, int64_t ldy, pipeline *p)
+{
+    for (int g = 0; g < n_groups; g++)
+        for (int t = 0; t < n_rows; t++)
+            _mm512_store_ps(p->results[g][t],
+                            are_zero || t >= n ? _mm512_setzero_ps()
+                                               : _mm512_maskz_loadu_ps(
+                                                     lanes_of(w, group + g),
+                                                     y + t * ldy + (group + g) * MOE_GROUP_ROWS));
+}
+
+INLINE void store_results(const moe_matrix *w, int64_t group, int n_groups, int n, float *y,
+                          int64_t ldy, const pipeline *p)
+{
+    for (int g = 0; g < n_groups; g++)
+        for (int t = 0; t < n; t++)
+            _mm512_mask_storeu_ps(y + t * ldy + (group + g) * MOE_GROUP_ROWS,
+                                  lanes_of(w, group + g), _mm512_load_ps(p->results[g][t]));
+}
+
+/* Tokens [first, first + n), which fill n_tiles tiles, with groups [group_begin, group_end). */
+INLINE void batch(const moe_type type, const int planes, const int n_tiles, const moe_matrix *w,
                   int64_t group_begin, int64_t group_end, const moe_activations *x,
                   const int32_t *rows, int64_t first, int n, float *y, int64_t ldy)
 {
@@ -366,42 +450,49 @@ INLINE void batch(const moe_type type, const int planes, const int n_operands, c
     for (int64_t c = 0, n_c; c < n_chunks; c += n_c) {
         n_c = n_chunks - c < STRETCH_CHUNKS ? n_chunks - c : STRETCH_CHUNKS;
         for (int64_t i = 0; i < n_c; i++)
-            gather(type, planes, n_operands, x, rows, first, n, c + i, &a[i]);
-        for (int64_t g = group_begin, n_g; g < group_end; g += n_g) {
-            n_g = group_end - g < BLOCK_GROUPS ? group_end - g : BLOCK_GROUPS;
-            memset(p.results, 0, sizeof p.results);
-            for (int64_t i = 0; c > 0 && i < n_g; i++)
-                for (int t = 0; t < n; t++)
-                    _mm512_store_ps(p.results[i][t],
-                                    _mm512_maskz_loadu_ps(lanes_of(w, g + i),
-                                                          y + t * ldy + (g + i) * MOE_GROUP_ROWS));
-            run_items(
-                type, planes, n_operands,
-                (item){(const uint8_t *)w->packed + (size_t)g * group_bytes, c, a, p.results[0], 0},
-                n_g * n_c, (int)n_g, group_bytes, &p);
-            for (int64_t i = 0; i < n_g; i++)
-                for (int t = 0; t < n; t++)
-                    _mm512_mask_storeu_ps(y + t * ldy + (g + i) * MOE_GROUP_ROWS,
-                                          lanes_of(w, g + i), _mm512_load_ps(p.results[i][t]));
+            gather(type, planes, n_tiles, x, rows, first, n, c + i, &a[i]);
+        for (int64_t g = group_begin; g < group_end; g += BLOCK_GROUPS) {
+            const int n_g = group_end - g < BLOCK_GROUPS ? (int)(group_end - g) : BLOCK_GROUPS;
+            const item begin = {
+                .packed = (const uint8_t *)w->packed + (size_t)g * group_bytes,
+                .block = c,
+                .a = a,
+                .to = p.results[0],
+            };
+
+            load_results(w, g, n_g, n, OPERAND_ROWS * n_tiles, c == 0, y, ldy, &p);
+            run_items(type, planes, n_tiles, &begin, n_g * n_c, n_g, group_bytes, &p);
+            store_results(w, g, n_g, n, y, ldy, &p);
         }
     }
 }
 
-/* Full batches, one of fewer tokens, and what is too little for a tile without AMX. */
+/* Batch after batch, as large as tokens are left for; what is too little for a tile goes without.
+ */
 INLINE void matmul(const moe_type type, const int planes, const moe_matrix *w, int64_t group_begin,
                    int64_t group_end, const moe_activations *x, const int32_t *rows,
                    int64_t n_tokens, float *y, int64_t ldy)
 {
+    const int64_t most = planes == 1 ? MAX_ROWS : PASS_ROWS;
     int64_t t = 0;
 
     _tile_loadconfig(&config);
-    if (planes == 1)
-        for (; n_tokens - t > OPERAND_ROWS; t += MAX_ROWS)
-            batch(type, 1, 2, w, group_begin, group_end, x, rows, t,
-                  n_tokens - t < MAX_ROWS ? (int)(n_tokens - t) : MAX_ROWS, y, ldy);
-    for (; n_tokens - t >= MIN_TOKENS; t += OPERAND_ROWS)
-        batch(type, planes, planes, w, group_begin, group_end, x, rows, t,
-              n_tokens - t < OPERAND_ROWS ? (int)(n_tokens - t) : OPERAND_ROWS, y, ldy);
+    for (int64_t left; (left = n_tokens - t) >= MIN_TOKENS;) {
+        const int n = (int)(left < most ? left : most);
+
+        if (planes == 1 && n > PASS_ROWS + OPERAND_ROWS) {
+            batch(type, 1, 4, w, group_begin, group_end, x, rows, t, n, y, ldy);
+            t += n;
+        } else if (n > OPERAND_ROWS) {
+            const int part = n < PASS_ROWS ? n : PASS_ROWS;
+
+            batch(type, planes, 2, w, group_begin, group_end, x, rows, t, part, y, ldy);
+            t += part;
+        } else {
+            batch(type, planes, 1, w, group_begin, group_end, x, rows, t, n, y, ldy);
+            t += n;
+        }
+    }
     _tile_release();
     if (t < n_tokens) {
         int32_t rest[MIN_TOKENS];
