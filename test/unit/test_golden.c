@@ -227,9 +227,9 @@ static int compare_doubles(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Activations of 15 bits leave far less error than those of 8 bits that llama.cpp uses; what is left comes
- * from the KV cache in f16.  With 8 bits, a scale per 32 columns and only where it bears it, the error is
- * half of llama.cpp's at most. */
+/* Activations of 15 and 12 bits leave far less error than those of 8 bits that llama.cpp uses; of 15 bits what is
+ * left comes from the KV cache in f16.  With 8 bits only where it bears them, the error is half of llama.cpp's at
+ * most. */
 static void test_quantised_models_are_closer_than_llama_cpp(void **state)
 {
     moe_engine *engine;
