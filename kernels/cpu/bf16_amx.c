@@ -13,6 +13,7 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "amx_tiles.h"
 #include "bf16_matmul.h"
 #include "v16_avx512.h"
 
@@ -29,22 +30,15 @@
 #define GROUP_0 6
 #define GROUP_1 7
 
-/* What LDTILECFG reads. */
-typedef struct tile_config {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t bytes_per_row[16];
-    uint8_t rows[16];
-} tile_config;
-
 static void configure(int n_tokens)
 {
-    tile_config config = {.palette = 1};
+    moe_tile_shapes shapes = {.palette = 1};
 
     for (int i = 0; i < 8; i++) {
-        config.bytes_per_row[i] = 64;
-        config.rows[i] = i >= GROUP_0 ? TILE : (uint8_t)n_tokens;
+        shapes.bytes_per_row[i] = 64;
+        shapes.rows[i] = i >= GROUP_0 ? TILE : (uint8_t)n_tokens;
     }
-    _tile_loadconfig(&config);
+    _tile_loadconfig(&shapes);
 }
 
 /* A run of tokens side by side, and one group or two. */

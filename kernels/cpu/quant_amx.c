@@ -15,6 +15,7 @@
  */
 #include <string.h>
 
+#include "amx_tiles.h"
 #include "quant_chunk_avx512.h"
 
 #define TILE_TOKENS 16
@@ -32,12 +33,8 @@
 #define CODES_0 6
 #define CODES_1 7
 
-/* What LDTILECFG reads: sums 16 x 64 bytes, activations 16 x 32, codes 8 x 64. */
-static const struct tile_config {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t bytes_per_row[16];
-    uint8_t rows[16];
-} config = {
+/* Sums 16 x 64 bytes, activations 16 x 32, codes 8 x 64. */
+static const moe_tile_shapes shapes = {
     .palette = 1,
     .bytes_per_row = {64, 64, 64, 64, 32, 32, 64, 64},
     .rows = {16, 16, 16, 16, 16, 16, 8, 8},
@@ -226,7 +223,7 @@ INLINE void matmul(const moe_type type, const int planes, const moe_matrix *w, i
     chunk_acts a;
 
     memset(&a, 0, sizeof a); /* tokens that fill up a tile are zeros */
-    _tile_loadconfig(&config);
+    _tile_loadconfig(&shapes);
     for (int64_t t = 0, n; t < n_tokens; t += n) {
         n = even_part(n_tokens - t, BATCH_TOKENS, TILE_TOKENS);
         for (int64_t c = 0; c < n_chunks; c++) {

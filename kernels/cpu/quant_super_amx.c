@@ -26,6 +26,7 @@
  */
 #include <string.h>
 
+#include "amx_tiles.h"
 #include "quant_chunk_avx512.h"
 
 #define OPERAND_ROWS 16  /* tokens per operand */
@@ -47,12 +48,8 @@
 #define OPERAND_0 6
 #define OPERAND_1 7
 
-/* What LDTILECFG reads: all tiles 16 x 64 bytes. */
-static const struct tile_config {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t bytes_per_row[16];
-    uint8_t rows[16];
-} config = {
+/* All are 16 x 64 bytes. */
+static const moe_tile_shapes shapes = {
     .palette = 1,
     .bytes_per_row = {64, 64, 64, 64, 64, 64, 64, 64},
     .rows = {16, 16, 16, 16, 16, 16, 16, 16},
@@ -476,7 +473,7 @@ INLINE void matmul(const moe_type type, const int planes, const moe_matrix *w, i
     const int64_t most = planes == 1 ? MAX_ROWS : PASS_ROWS;
     int64_t t = 0;
 
-    _tile_loadconfig(&config);
+    _tile_loadconfig(&shapes);
     for (int64_t left; (left = n_tokens - t) >= MIN_TOKENS;) {
         const int n = (int)(left < most ? left : most);
 
