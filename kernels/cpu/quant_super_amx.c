@@ -254,17 +254,17 @@ INLINE int operands_of(const int planes, const int n_tiles, const int pass)
     return n < 2 ? n : 2;
 }
 
-/* Three items on their way: the one before is finished, the next is widened. */
-typedef struct trio {
+/* Items on their way: the one before is finished, the next is widened, the one after is fetched. */
+typedef struct item_window {
     item before, now, next, after;
     const item_scales *scales_before, *scales_now;
     item_scales *scales_next;
     bool is_first;
-} trio;
+} item_window;
 
 /* What vectors do meanwhile, part q of four in step s of a pass. */
 INLINE void meanwhile(const moe_type type, const int planes, const int n_tiles, const int pass,
-                      const int s, const int q, const trio *x, pipeline *p)
+                      const int s, const int q, const item_window *x, pipeline *p)
 {
     const int n_passes = planes == 2 || n_tiles > 2 ? 2 : 1, part = 4 * s + q;
     const int previous = pass > 0 ? pass - 1 : n_passes - 1;
@@ -321,7 +321,7 @@ INLINE void meanwhile(const moe_type type, const int planes, const int n_tiles, 
 
 /* A pass; row_next: where the operands of the next one begin. */
 INLINE void run_pass(const moe_type type, const int planes, const int n_tiles, const int pass,
-                     const int8_t *row_next, const trio *x, pipeline *p)
+                     const int8_t *row_next, const item_window *x, pipeline *p)
 {
     const int n = operands_of(planes, n_tiles, pass), plane = planes == 2 ? pass : 0;
     const int8_t *row = x->now.a->rows[PASS_ROWS * pass];
@@ -352,7 +352,7 @@ INLINE void run_items(const moe_type type, const int planes, const int n_tiles, 
     const int n_passes = planes == 2 || n_tiles > 2 ? 2 : 1;
     const int last = planes == 2 ? 0 : n_passes - 1; /* the pass whose tokens are finished late */
     const int n_last = 16 * (planes == 2 ? n_tiles : operands_of(planes, n_tiles, last));
-    trio x = {.before = *first, .now = *first, .next = *first, .is_first = true};
+    item_window x = {.before = *first, .now = *first, .next = *first, .is_first = true};
     const int8_t *row = first->a->rows[0];
 
     open_item(type, planes, first, p, &p->scales[0]);
