@@ -191,9 +191,16 @@ INLINE void few_tokens(const moe_type type, const int planes, const int n_tokens
 /* --- many tokens: tiles of two groups and a chunk, for a batch of tokens ------------------------
  */
 
-/* A chunk of two groups, widened. */
+/* Whether codes are multiplied with their scales as they are widened, and both they and the
+ * activations are words. */
+INLINE bool is_scaled(const moe_type type, const int planes)
+{
+    return planes == 2 && moe_quant_form_of(type).columns == MOE_QUANT_SUPER;
+}
+
+/* A chunk of two groups, widened: eight vectors of bytes or sixteen of words for a unit. */
 typedef struct pair_tile {
-    __m512i codes[2][8 * CHUNK_UNITS];
+    __m512i codes[2][16 * CHUNK_UNITS];
     chunk_scales scales[2];
     int64_t group[2];
     __mmask16 lanes[2];
@@ -310,6 +317,45 @@ INLINE void finish_super_blocks(const moe_type type, const int planes, const int
     }
 }
 
+/* sum + two scaled codes of every row times two activations, which are broadcast likewise. */
+INLINE __m512i dot2(__m512i sum, __m512i codes, const int16_t *activations)
+{
+    __asm__("vpdpwssd %2%{1to16%}, %1, %0"
+            : "+v"(sum)
+            : "v"(codes), "m"(*(const int16_t(*)[2])activations));
+    return sum;
+}
+
+/* Tokens [token, token + n_tokens) of a batch, as words, with a tile of super-blocks, scaled words:
+ * y += products. */
+INLINE void tile_words(const moe_type type, const int n_tokens, const pair_tile *w,
+                       const chunk_acts *a, int token, bool is_first_chunk, float *y, int64_t ldy)
+{
+    const int16_t *from = a->words[token];
+    const __m512i *codes[2] = {w->codes[0], w->codes[1]};
+    __m512i sum[TILE_TOKENS][2];
+
+    UNROLL
+    for (int t = 0; t < n_tokens; t++)
+        sum[t][0] = sum[t][1] = _mm512_setzero_si512();
+    for (int u = 0; u < CHUNK_UNITS; u++, from += 32, codes[0] += 16, codes[1] += 16) {
+        __asm__("" : "+r"(from), "+r"(codes[0]), "+r"(codes[1])); /* as in dot_pair */
+        UNROLL
+        for (int v = 0; v < 16; v++) {
+            __m512i w0 = codes[0][v], w1 = codes[1][v];
+
+            UNROLL
+            for (int t = 0; t < n_tokens; t++) {
+                const int16_t *x = from + t * CHUNK_COLUMNS + 2 * v;
+
+                sum[t][0] = dot2(sum[t][0], w0, x);
+                sum[t][1] = dot2(sum[t][1], w1, x);
+            }
+        }
+    }
+    finish_super_blocks(type, 2, n_tokens, w, a, token, sum, is_first_chunk, y, ldy);
+}
+
 /* Tokens [token, token + n_tokens) of a batch with a tile: y += products. */
 INLINE void tile_tokens(const moe_type type, const int planes, const int n_tokens,
                         const pair_tile *w, const chunk_acts *a, int token, bool is_first_chunk,
@@ -319,6 +365,10 @@ INLINE void tile_tokens(const moe_type type, const int planes, const int n_token
     __m512 results[TILE_TOKENS][2], (*acc)[2] = results;
     __m512i totals[TILE_TOKENS][2], (*total)[2] = totals;
 
+    if (is_scaled(type, planes)) {
+        tile_words(type, n_tokens, w, a, token, is_first_chunk, y, ldy);
+        return;
+    }
     __asm__("" : "+r"(acc), "+r"(total)); /* keeps the compiler from holding them in registers */
     UNROLL
     for (int t = 0; t < n_tokens; t++) {
@@ -390,6 +440,61 @@ PASS(pass_256_min, MOE_TYPE_Q4_K, 1)
 PASS(pass_q6_k, MOE_TYPE_Q6_K, 1)
 #undef PASS
 
+/* Unit u of a super-block to sixteen vectors of words sc * (code - bias): the even bytes of the
+ * unit's eight vectors, then the odd ones. */
+INLINE void scale_unit(const moe_type type, const uint8_t *p, const chunk_scales *s, int u,
+                       __m512i to[16])
+{
+    const int n_sub = type == MOE_TYPE_Q6_K ? 2 : 1, n = 8 / n_sub;
+    __m512i w[8];
+
+    widen_unit(moe_quant_form_of(type).bits, p, w);
+    UNROLL
+    for (int i = 0; i < n_sub; i++) {
+        const __m512i sc = s->sc[n_sub * u + i];
+        /* As a byte beside a zero, a scale picks the even or the odd codes. */
+        const __m512i byte = _mm512_and_si512(sc, _mm512_set1_epi32(255));
+        const __m512i even = _mm512_or_si512(byte, _mm512_slli_epi32(byte, 16));
+        const __m512i odd = _mm512_slli_epi16(even, 8);
+        /* The bias, 32, times the scale. */
+        const __m512i bias = _mm512_srai_epi16(odd, 3);
+
+        UNROLL
+        for (int v = n * i; v < n * i + n; v++) {
+            to[v] = _mm512_maddubs_epi16(w[v], even);
+            to[v + 8] = _mm512_maddubs_epi16(w[v], odd);
+            if (type == MOE_TYPE_Q6_K) {
+                to[v] = _mm512_sub_epi16(to[v], bias);
+                to[v + 8] = _mm512_sub_epi16(to[v + 8], bias);
+            }
+        }
+    }
+}
+
+/* As gather_token, but the planes are put together to words, in the order of scale_unit: columns
+ * 4v and 4v + 2 of a unit for all v, then 4v + 1 and 4v + 3. */
+INLINE void gather_words(const moe_type type, const moe_activations *x, int64_t row, int64_t chunk,
+                         chunk_acts *a, int t)
+{
+    const __m256i low = _mm256_set1_epi16(255);
+    const int8_t *from[2];
+
+    planes_of(type, 2, x, row, chunk, from);
+    for (int u = 0; u < CHUNK_UNITS; u++) {
+        __m256i hi = _mm256_loadu_si256((const __m256i *)(from[0] + 32 * u));
+        __m256i lo = _mm256_loadu_si256((const __m256i *)(from[1] + 32 * u));
+        /* Bytes in the upper half of a word; shifted right by one they are 128 times themselves. */
+        __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(hi, 8), 1);
+        __m256i odd = _mm256_srai_epi16(_mm256_andnot_si256(low, hi), 1);
+        __m256i *to = (__m256i *)(a->words[t] + 32 * u);
+
+        even = _mm256_add_epi16(even, _mm256_srai_epi16(_mm256_slli_epi16(lo, 8), 8));
+        _mm256_store_si256(to, even);
+        _mm256_store_si256(to + 1, _mm256_add_epi16(odd, _mm256_srai_epi16(lo, 8)));
+    }
+    load_terms(type, 2, x, row, chunk, CHUNK_UNITS, &a->terms[t]);
+}
+
 /* One chunk of a batch with groups [group_begin, group_end). */
 INLINE void batch_chunk(const moe_type type, const int planes, const moe_matrix *w,
                         int64_t group_begin, int64_t group_end, const chunk_acts *a, int n_tokens,
@@ -409,8 +514,14 @@ INLINE void batch_chunk(const moe_type type, const int planes, const moe_matrix 
             tile.group[i] = group;
             tile.lanes[i] = lanes_of(w, group);
             load_scales(type, planes, packed, block, tile.n_units, &tile.scales[i]);
-            for (int u = 0; u < tile.n_units; u++)
-                widen_unit(form.bits, unit_of(type, packed, block, u), &tile.codes[i][8 * u]);
+            for (int u = 0; u < tile.n_units; u++) {
+                const uint8_t *p = unit_of(type, packed, block, u);
+
+                if (is_scaled(type, planes))
+                    scale_unit(type, p, &tile.scales[i], u, &tile.codes[i][16 * u]);
+                else
+                    widen_unit(form.bits, p, &tile.codes[i][8 * u]);
+            }
             if (group + 2 < group_end)
                 prefetch_chunk(type, packed + 2 * group_bytes, block, tile.n_units);
         }
@@ -437,9 +548,14 @@ INLINE void many_tokens(const moe_type type, const int planes, const moe_matrix 
     for (int64_t t = 0, n; t < n_tokens; t += n) {
         n = even_part(n_tokens - t, BATCH_TOKENS, TILE_TOKENS);
         for (int64_t c = 0; c < n_chunks; c++) {
-            for (int64_t i = 0; i < n; i++)
-                gather_token(type, planes, x, rows ? rows[t + i] : t + i, c, units_of(w, c), &a,
-                             (int)i);
+            for (int64_t i = 0; i < n; i++) {
+                const int64_t row = rows ? rows[t + i] : t + i;
+
+                if (is_scaled(type, planes))
+                    gather_words(type, x, row, c, &a, (int)i);
+                else
+                    gather_token(type, planes, x, row, c, units_of(w, c), &a, (int)i);
+            }
             batch_chunk(type, planes, w, group_begin, group_end, &a, (int)n, c, y + t * ldy, ldy);
         }
     }

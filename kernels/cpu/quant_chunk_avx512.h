@@ -267,7 +267,10 @@ INLINE __m512 add_super_block(const moe_type type, const int planes, const chunk
 /* The activations of a batch of tokens in one chunk, side by side: rows that lie a power of two
  * apart would share few sets of the first-level cache. */
 typedef struct chunk_acts {
-    _Alignas(64) int8_t planes[BATCH_TOKENS][2][CHUNK_COLUMNS];
+    union {
+        _Alignas(64) int8_t planes[BATCH_TOKENS][2][CHUNK_COLUMNS];
+        int16_t words[BATCH_TOKENS][CHUNK_COLUMNS]; /* both planes put together */
+    };
     token_terms terms[BATCH_TOKENS];
 } chunk_acts;
 
