@@ -12,7 +12,15 @@
  *   many tokens  (prefill) the activations of a batch of tokens and a chunk of 256 columns are
  *                gathered; codes and scales of the chunk are widened for two groups at a time, and
  *                the batch passes over them, up to twelve tokens together.  Results add up in y.
- * Both add the same numbers in the same order: a result does not depend on the way.
+ *
+ * Many tokens with two planes take super-blocks in another form: a code less its bias and times the
+ * scale of its sub-block is a word, |sc * (c - bias)| <= 128 * 32, and so are the two planes put
+ * together.  vpdpwssd multiplies pairs of them, sixteen times per unit, and nothing is left to do
+ * between sub-blocks: sums of a whole super-block are exact in int32 (moe_quant_top) and stay in
+ * registers.  A vector of codes, four bytes to a lane, becomes one of its even and one of its odd
+ * bytes; activations stand in pairs to match.
+ *
+ * All add the same numbers in the same order: a result does not depend on the way.
  *
  * Functions that take a type, a number of tokens or of groups are inlined into callers that give
  * constants; what depends on them is decided by the compiler.
