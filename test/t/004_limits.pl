@@ -38,16 +38,20 @@ sub start
 	return ($session, $pid);
 }
 
-# Stops a backend while it computes and all others wait, so that the only place stays taken.
+# Stops a backend while it computes and all others wait, so that the only place stays taken.  If it
+# was stopped with the counters locked, the question for them gets no answer: then again.
 sub stop_inside
 {
 	my ($pid, $others) = @_;
 	foreach (1 .. 1000)
 	{
+		my ($state, $no_answer) = ('', 0);
 		kill 'STOP', $pid;
-		return 1 if $node->safe_psql('postgres', qq{
+		$node->psql('postgres', qq{
 			SELECT phase, computing_backends, waiting_backends
-			FROM moe.stat_requests, moe.status WHERE pid = $pid}) =~ /^(prompt|decode)\|1\|$others$/;
+			FROM moe.stat_requests, moe.status WHERE pid = $pid},
+			stdout => \$state, timeout => 10, timed_out => \$no_answer);
+		return 1 if !$no_answer && $state =~ /^(prompt|decode)\|1\|$others$/;
 		kill 'CONT', $pid;
 	}
 	return 0;
