@@ -93,7 +93,7 @@ all install installcheck uninstall clean: # together with one of the targets abo
 
 else
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
-ifeq ($(wildcard $(PGXS)),)
+ifeq ($(and $(wildcard $(PGXS)),$(wildcard $(shell $(PG_CONFIG) --includedir-server)/postgres.h)),)
 $(error $(PG_CONFIG) finds no PostgreSQL server headers; "make deps" installs them, PG_CONFIG=... names another)
 endif
 

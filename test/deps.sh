@@ -11,8 +11,9 @@ libraries='libopenblas-serial-dev libpcre2-dev libutf8proc-dev libjansson-dev li
 tools='gcc libc6-dev make libcmocka-dev libipc-run-perl'
 
 server_is_there() {
-    pgxs=$("${PG_CONFIG:-pg_config}" --pgxs 2>/dev/null) && [ -e "$pgxs" ] &&
-        [ -x "$("${PG_CONFIG:-pg_config}" --bindir)/initdb" ]
+    config=${PG_CONFIG:-pg_config}
+    [ -e "$("$config" --pgxs 2>/dev/null)" ] &&
+        [ -e "$("$config" --includedir-server)/postgres.h" ] && [ -x "$("$config" --bindir)/initdb" ]
 }
 
 packages_missing() { # of those given
