@@ -172,7 +172,10 @@ MOE_QUANT_KERNELS(scalar);
 MOE_QUANT_KERNELS(avx2);
 MOE_QUANT_KERNELS(avx512);
 
-/* AMX has products of its own only: that of the types with blocks of 256 columns for itself. */
+/* Products of the types with blocks of 256 columns by themselves; AMX has products only. */
+void moe_matmul_super_avx512(const moe_matrix *w, int64_t group_begin, int64_t group_end,
+                             const moe_activations *x, const int32_t *rows, int64_t n_tokens,
+                             float *y, int64_t ldy);
 void moe_matmul_quant_amx(const moe_matrix *w, int64_t group_begin, int64_t group_end,
                           const moe_activations *x, const int32_t *rows, int64_t n_tokens, float *y,
                           int64_t ldy);

@@ -595,6 +595,10 @@ void moe_matmul_quant_avx512(const moe_matrix *w, int64_t group_begin, int64_t g
                              const moe_activations *x, const int32_t *rows, int64_t n_tokens,
                              float *y, int64_t ldy)
 {
+    if (moe_quant_form_of(w->type).columns == MOE_QUANT_SUPER) {
+        moe_matmul_super_avx512(w, group_begin, group_end, x, rows, n_tokens, y, ldy);
+        return;
+    }
     /* Somewhat more than few go in two halves over some groups at a time, which the second half
      * finds in the cache. */
     if (n_tokens > FEW_TOKENS && n_tokens <= 2 * FEW_TOKENS) {

@@ -12,7 +12,7 @@
 #include "quant.h"
 
 #define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL _Pragma("GCC unroll 24")
 
 #define CHUNK_COLUMNS 256
 #define CHUNK_UNITS (CHUNK_COLUMNS / MOE_QUANT_UNIT)
