@@ -25,12 +25,10 @@
 
 enum {
     FEW_TOKENS = 5,           /* up to so many the codes are widened in registers */
-    TURN_GROUPS = 16,         /* groups that two halves of tokens pass over in turns */
     MOST_TOKENS = 72,         /* of a batch; a multiple of both tiles */
     TILE_BYTES = 12,          /* tokens that pass over widened codes together */
     TILE_WORDS = 24,          /* the same with words */
     STRETCH_BYTES = 128 << 10, /* of gathered activations: less than a second-level cache */
-    PREFETCH_BYTES = 4096,
 };
 
 #define LANE_CODES 64 /* vectors of bytes that hold the codes of a super-block */
@@ -315,7 +313,7 @@ INLINE void add_unit_q6_k(const int planes, const int n_tokens, const bool odd, 
 /* One super-block of a group, straight from its packed form, to acc. */
 INLINE void few_block(const moe_type type, const int planes, const int n_tokens,
                       const uint8_t *group, int64_t block, const int8_t *acts,
-                      const super_terms *terms, __m512 acc[FEW_TOKENS])
+                      const super_terms *terms, const bool fetch, __m512 acc[FEW_TOKENS])
 {
     const moe_quant_form form = moe_quant_form_of(type);
     const uint8_t *scales = group + moe_quant_body(form, block);
@@ -334,9 +332,8 @@ INLINE void few_block(const moe_type type, const int planes, const int n_tokens,
 
         UNROLL
         for (int j = 0; j < 4; j++, p += moe_quant_unit_bytes(form), acts += 32) {
-            UNROLL
-            for (size_t i = 0; i < moe_quant_unit_bytes(form); i += 64)
-                _mm_prefetch((const char *)p + PREFETCH_BYTES + i, _MM_HINT_T0);
+            if (fetch)
+                prefetch_ahead(p, moe_quant_unit_bytes(form));
             if (form.has_min)
                 add_unit_min(type, planes, n_tokens, p, words_of(sc, j, j), acts, total);
             else
@@ -362,6 +359,7 @@ INLINE void few_tokens(const moe_type type, const int planes, const int n_tokens
     const size_t group_bytes = moe_packed_group_bytes(type, w->n_cols);
     const int64_t n_blocks = w->n_cols / MOE_QUANT_SUPER;
     const int64_t most = blocks_per_stretch(planes, n_tokens, n_blocks);
+    const bool fetch = wants_prefetch();
     stretch s;
 
     for (int64_t first = 0, n; first < n_blocks; first += n) {
@@ -380,7 +378,7 @@ INLINE void few_tokens(const moe_type type, const int planes, const int n_tokens
                 acc[t] =
                     first == 0 ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(lanes, to + t * ldy);
             for (int64_t b = first; b < first + n; b++) {
-                few_block(type, planes, n_tokens, group, b, acts, terms, acc);
+                few_block(type, planes, n_tokens, group, b, acts, terms, fetch, acc);
                 acts += MOE_QUANT_SUPER * planes * n_tokens;
                 terms += n_tokens;
             }
@@ -431,7 +429,7 @@ INLINE void scale_unit(const moe_type type, const __m512i w[8], const __m512i *s
 }
 
 INLINE void widen_block(const moe_type type, const int planes, const uint8_t *group, int64_t block,
-                        wide_block *w)
+                        const bool fetch, wide_block *w)
 {
     const moe_quant_form form = moe_quant_form_of(type);
     const uint8_t *scales = group + moe_quant_body(form, block);
@@ -457,9 +455,8 @@ INLINE void widen_block(const moe_type type, const int planes, const uint8_t *gr
     for (int u = 0; u < CHUNK_UNITS; u++, p += moe_quant_unit_bytes(form)) {
         __m512i bytes[8];
 
-        UNROLL
-        for (size_t i = 0; i < moe_quant_unit_bytes(form); i += 64)
-            _mm_prefetch((const char *)p + PREFETCH_BYTES + i, _MM_HINT_T0);
+        if (fetch)
+            prefetch_ahead(p, moe_quant_unit_bytes(form));
         widen_unit(form.bits, p, bytes);
         if (planes == 2) {
             scale_unit(type, bytes, w->scales, u, &w->codes[16 * u]);
@@ -562,6 +559,7 @@ INLINE void tile_words(const bool has_min, const int n_tokens, const wide_block 
             TILE(16, tile_words(has_min, 16, w, acts, terms, acc))                                 \
             TILE(12, tile_words(has_min, 12, w, acts, terms, acc))                                 \
             TILE(8, tile_words(has_min, 8, w, acts, terms, acc))                                   \
+            TILE(6, tile_words(has_min, 6, w, acts, terms, acc))                                   \
             TILE(4, tile_words(has_min, 4, w, acts, terms, acc))                                   \
             TILE(2, tile_words(has_min, 2, w, acts, terms, acc))                                   \
             TILE(1, tile_words(has_min, 1, w, acts, terms, acc))                                   \
@@ -583,6 +581,7 @@ INLINE void many_tokens(const moe_type type, const int planes, const moe_matrix 
     const size_t group_bytes = moe_packed_group_bytes(type, w->n_cols);
     const int64_t n_blocks = w->n_cols / MOE_QUANT_SUPER;
     const int64_t most = blocks_per_stretch(planes, n_tokens, n_blocks);
+    const bool fetch = wants_prefetch();
     stretch s;
 
     for (int64_t first = 0, n; first < n_blocks; first += n) {
@@ -601,7 +600,7 @@ INLINE void many_tokens(const moe_type type, const int planes, const moe_matrix 
                 acc[t] =
                     first == 0 ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(lanes, to + t * ldy);
             for (int64_t b = first; b < first + n; b++) {
-                widen_block(type, planes, group, b, &wide);
+                widen_block(type, planes, group, b, fetch, &wide);
                 if (planes == 1)
                     (has_min ? pass_bytes_min : pass_bytes_q6_k)(&wide, acts, terms, n_tokens, acc);
                 else
@@ -668,18 +667,6 @@ void moe_matmul_super_avx512(const moe_matrix *w, int64_t group_begin, int64_t g
         n = even_part(n_tokens - t, MOST_TOKENS, TILE_WORDS);
         for (int64_t i = 0; i < n; i++)
             list[i] = rows ? rows[t + i] : (int32_t)(t + i);
-        if (n <= FEW_TOKENS || n > 2 * FEW_TOKENS) {
-            typed_batch(w, group_begin, group_end, x, list, n, y, ldy);
-            continue;
-        }
-        /* Somewhat more than few go in two halves over some groups at a time, which the second half
-         * finds in the cache. */
-        for (int64_t g = group_begin, end; g < group_end; g = end) {
-            const int64_t half = (n + 1) / 2;
-
-            end = g + TURN_GROUPS < group_end ? g + TURN_GROUPS : group_end;
-            typed_batch(w, g, end, x, list, half, y, ldy);
-            typed_batch(w, g, end, x, list + half, n - half, y + half * ldy, ldy);
-        }
+        typed_batch(w, group_begin, group_end, x, list, n, y, ldy);
     }
 }
