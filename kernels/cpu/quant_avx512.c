@@ -337,7 +337,8 @@ INLINE void add_words(const int n_tokens, const pair_tile *w, const chunk_acts *
 
 /* Tokens [token, token + n_tokens) of a batch with a tile of super-blocks: y += products. */
 INLINE void tile_super_words(const moe_type type, const int n_tokens, const pair_tile *w,
-                       const chunk_acts *a, int token, bool is_first_chunk, float *y, int64_t ldy)
+                             const chunk_acts *a, int token, bool is_first_chunk, float *y,
+                             int64_t ldy)
 {
     __m512i sum[TILE_TOKENS][2];
 
