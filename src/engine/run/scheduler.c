@@ -12,6 +12,9 @@
  * single interactive prompt gets at least 7/32 of the budget in every step, whatever bulk work
  * there is.
  *
+ * Prompts of a step that begin alike share rows: what the later one has in common with an earlier
+ * one is not computed again and costs no turn.
+ *
  * A sequence whose next page is being computed by another waits for it, and spends its turns on
  * that other one.  There is always one that can go on: who waits for a page waits for somebody who
  * is at that page or an earlier one.
