@@ -13,12 +13,13 @@
  *                gathered; codes and scales of the chunk are widened for two groups at a time, and
  *                the batch passes over them, up to twelve tokens together.  Results add up in y.
  *
- * Many tokens with two planes take super-blocks in another form: a code less its bias and times the
- * scale of its sub-block is a word, |sc * (c - bias)| <= 128 * 32, and so are the two planes put
- * together.  vpdpwssd multiplies pairs of them, sixteen times per unit, and nothing is left to do
- * between sub-blocks: sums of a whole super-block are exact in int32 (moe_quant_top) and stay in
- * registers.  A vector of codes, four bytes to a lane, becomes one of its even and one of its odd
- * bytes; activations stand in pairs to match.
+ * Many tokens with two planes meet words: the two planes put together are one, a code less its bias
+ * is another.  vpdpwssd multiplies pairs of them, sixteen times per unit, and neither planes nor
+ * bias are left to be added to the sums.  In super-blocks the code is multiplied with the scale of
+ * its sub-block as well, |sc * (c - bias)| <= 128 * 32, so that there is nothing to do between
+ * sub-blocks: sums of a whole super-block are exact in int32 (moe_quant_top) and stay in registers.
+ * A vector of codes, four bytes to a lane, becomes one of its even and one of its odd bytes;
+ * activations stand in pairs to match.
  *
  * All add the same numbers in the same order: a result does not depend on the way.
  *
@@ -199,13 +200,6 @@ INLINE void few_tokens(const moe_type type, const int planes, const int n_tokens
 /* --- many tokens: tiles of two groups and a chunk, for a batch of tokens ------------------------
  */
 
-/* Whether codes are multiplied with their scales as they are widened, and both they and the
- * activations are words. */
-INLINE bool is_scaled(const moe_type type, const int planes)
-{
-    return planes == 2 && moe_quant_form_of(type).columns == MOE_QUANT_SUPER;
-}
-
 /* A chunk of two groups, widened: eight vectors of bytes or sixteen of words for a unit. */
 typedef struct pair_tile {
     __m512i codes[2][16 * CHUNK_UNITS];
@@ -224,28 +218,10 @@ INLINE __m512i dot4(__m512i sum, __m512i codes, const int8_t *activations)
     return sum;
 }
 
-/* Adds n vectors of codes of both groups times the activations of n_tokens tokens, in one plane. */
-INLINE void dot_pair_plane(const int n_tokens, const int n, const __m512i *const codes[2],
-                           const int8_t *planes, __m512i sum[][2])
-{
-    UNROLL
-    for (int v = 0; v < n; v++) {
-        __m512i w0 = codes[0][v], w1 = codes[1][v];
-
-        UNROLL
-        for (int t = 0; t < n_tokens; t++) {
-            const int8_t *x = planes + 2 * t * CHUNK_COLUMNS + 4 * v;
-
-            sum[t][0] = dot4(sum[t][0], w0, x);
-            sum[t][1] = dot4(sum[t][1], w1, x);
-        }
-    }
-}
-
 /* n vectors of codes of both groups, from vector `first` on, times the activations of tokens
  * [token, token + n_tokens). */
-INLINE void dot_pair(const int planes, const int n_tokens, const int n, const pair_tile *w,
-                     int first, const chunk_acts *a, int token, __m512i sum[][2])
+INLINE void dot_pair(const int n_tokens, const int n, const pair_tile *w, int first,
+                     const chunk_acts *a, int token, __m512i sum[][2])
 {
     const int8_t *from = a->planes[token][0] + 4 * first;
     const __m512i *codes[2] = {w->codes[0] + first, w->codes[1] + first};
@@ -256,27 +232,29 @@ INLINE void dot_pair(const int planes, const int n_tokens, const int n, const pa
     UNROLL
     for (int t = 0; t < n_tokens; t++)
         sum[t][0] = sum[t][1] = _mm512_setzero_si512();
-    dot_pair_plane(n_tokens, n, codes, from, sum);
-    if (planes == 1)
-        return;
     UNROLL
-    for (int t = 0; t < n_tokens; t++) {
-        sum[t][0] = _mm512_slli_epi32(sum[t][0], 7);
-        sum[t][1] = _mm512_slli_epi32(sum[t][1], 7);
+    for (int v = 0; v < n; v++) {
+        __m512i w0 = codes[0][v], w1 = codes[1][v];
+
+        UNROLL
+        for (int t = 0; t < n_tokens; t++) {
+            const int8_t *x = from + 2 * t * CHUNK_COLUMNS + 4 * v;
+
+            sum[t][0] = dot4(sum[t][0], w0, x);
+            sum[t][1] = dot4(sum[t][1], w1, x);
+        }
     }
-    dot_pair_plane(n_tokens, n, codes, from + CHUNK_COLUMNS, sum);
 }
 
 /* Sub-block j of a tile; the results or the totals of super-blocks are in memory, since all
  * registers hold sums. */
-INLINE void add_sub_block(const moe_type type, const int planes, const int n_tokens,
-                          const pair_tile *w, int j, const chunk_acts *a, int token,
-                          __m512i (*total)[2], __m512 (*acc)[2])
+INLINE void add_sub_block(const moe_type type, const int n_tokens, const pair_tile *w, int j,
+                          const chunk_acts *a, int token, __m512i (*total)[2], __m512 (*acc)[2])
 {
     const int n = type == MOE_TYPE_Q6_K ? 4 : 8;
     __m512i sum[TILE_TOKENS][2];
 
-    dot_pair(planes, n_tokens, n, w, n * j, a, token, sum);
+    dot_pair(n_tokens, n, w, n * j, a, token, sum);
     UNROLL
     for (int t = 0; t < n_tokens; t++) {
         const token_terms *terms = &a->terms[token + t];
@@ -334,34 +312,88 @@ INLINE __m512i dot2(__m512i sum, __m512i codes, const int16_t *activations)
     return sum;
 }
 
-/* Tokens [token, token + n_tokens) of a batch, as words, with a tile of super-blocks, scaled words:
- * y += products. */
-INLINE void tile_words(const moe_type type, const int n_tokens, const pair_tile *w,
-                       const chunk_acts *a, int token, bool is_first_chunk, float *y, int64_t ldy)
+/* sums (n_tokens, both groups) = unit u of a tile, in words, times tokens [token, token + n_tokens)
+ * of a batch, in words as well, added to what is there. */
+INLINE void add_words(const int n_tokens, const pair_tile *w, const chunk_acts *a, int token, int u,
+                      __m512i sum[][2])
 {
-    const int16_t *from = a->words[token];
-    const __m512i *codes[2] = {w->codes[0], w->codes[1]};
+    const int16_t *from = a->words[token] + 32 * u;
+    const __m512i *codes[2] = {w->codes[0] + 16 * u, w->codes[1] + 16 * u};
+
+    __asm__("" : "+r"(from), "+r"(codes[0]), "+r"(codes[1])); /* as in dot_pair */
+    UNROLL
+    for (int v = 0; v < 16; v++) {
+        __m512i w0 = codes[0][v], w1 = codes[1][v];
+
+        UNROLL
+        for (int t = 0; t < n_tokens; t++) {
+            const int16_t *x = from + t * CHUNK_COLUMNS + 2 * v;
+
+            sum[t][0] = dot2(sum[t][0], w0, x);
+            sum[t][1] = dot2(sum[t][1], w1, x);
+        }
+    }
+}
+
+/* Tokens [token, token + n_tokens) of a batch with a tile of super-blocks: y += products. */
+INLINE void tile_super_words(const moe_type type, const int n_tokens, const pair_tile *w,
+                             const chunk_acts *a, int token, bool is_first_chunk, float *y,
+                             int64_t ldy)
+{
     __m512i sum[TILE_TOKENS][2];
 
     UNROLL
     for (int t = 0; t < n_tokens; t++)
         sum[t][0] = sum[t][1] = _mm512_setzero_si512();
-    for (int u = 0; u < CHUNK_UNITS; u++, from += 32, codes[0] += 16, codes[1] += 16) {
-        __asm__("" : "+r"(from), "+r"(codes[0]), "+r"(codes[1])); /* as in dot_pair */
+    for (int u = 0; u < CHUNK_UNITS; u++)
+        add_words(n_tokens, w, a, token, u, sum);
+    finish_super_blocks(type, 2, n_tokens, w, a, token, sum, is_first_chunk, y, ldy);
+}
+
+/* The same with blocks of 32 columns.  The results are in memory where the sums need the registers.
+ */
+INLINE void tile_block_words(const moe_type type, const int n_tokens, const pair_tile *w,
+                             const chunk_acts *a, int token, bool is_first_chunk, float *y,
+                             int64_t ldy)
+{
+    const bool in_memory = n_tokens > TILE_TOKENS / 2;
+    const __mmask16 lanes[2] = {w->lanes[0], w->lanes[1]};
+    float *const to[2] = {place_of(w, 0, 0, y, ldy), place_of(w, 0, 1, y, ldy)};
+    const token_terms *terms = &a->terms[token];
+    __m512 results[TILE_TOKENS][2], (*acc)[2] = results;
+
+    if (in_memory)
+        __asm__("" : "+r"(acc));
+    UNROLL
+    for (int t = 0; t < n_tokens; t++) {
         UNROLL
-        for (int v = 0; v < 16; v++) {
-            __m512i w0 = codes[0][v], w1 = codes[1][v];
+        for (int g = 0; g < 2; g++)
+            acc[t][g] = is_first_chunk ? _mm512_setzero_ps()
+                                       : _mm512_maskz_loadu_ps(lanes[g], to[g] + t * ldy);
+    }
+    for (int u = 0; u < w->n_units; u++) {
+        __m512i sum[TILE_TOKENS][2];
 
+        UNROLL
+        for (int t = 0; t < n_tokens; t++)
+            sum[t][0] = sum[t][1] = _mm512_setzero_si512();
+        add_words(n_tokens, w, a, token, u, sum);
+        if (in_memory) /* or the compiler would move them to registers, and sums to memory */
+            __asm__("" : "+r"(terms) : : "memory");
+        UNROLL
+        for (int t = 0; t < n_tokens; t++) {
             UNROLL
-            for (int t = 0; t < n_tokens; t++) {
-                const int16_t *x = from + t * CHUNK_COLUMNS + 2 * v;
-
-                sum[t][0] = dot2(sum[t][0], w0, x);
-                sum[t][1] = dot2(sum[t][1], w1, x);
-            }
+            for (int g = 0; g < 2; g++)
+                acc[t][g] = add_block_32(type, &w->scales[g], &terms[t], u,
+                                         _mm512_cvtepi32_ps(sum[t][g]), acc[t][g]);
         }
     }
-    finish_super_blocks(type, 2, n_tokens, w, a, token, sum, is_first_chunk, y, ldy);
+    UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        UNROLL
+        for (int g = 0; g < 2; g++)
+            _mm512_mask_storeu_ps(to[g] + t * ldy, lanes[g], acc[t][g]);
+    }
 }
 
 /* Tokens [token, token + n_tokens) of a batch with a tile: y += products. */
@@ -373,8 +405,11 @@ INLINE void tile_tokens(const moe_type type, const int planes, const int n_token
     __m512 results[TILE_TOKENS][2], (*acc)[2] = results;
     __m512i totals[TILE_TOKENS][2], (*total)[2] = totals;
 
-    if (is_scaled(type, planes)) {
-        tile_words(type, n_tokens, w, a, token, is_first_chunk, y, ldy);
+    if (planes == 2) {
+        if (super_blocks)
+            tile_super_words(type, n_tokens, w, a, token, is_first_chunk, y, ldy);
+        else
+            tile_block_words(type, n_tokens, w, a, token, is_first_chunk, y, ldy);
         return;
     }
     __asm__("" : "+r"(acc), "+r"(total)); /* keeps the compiler from holding them in registers */
@@ -392,14 +427,14 @@ INLINE void tile_tokens(const moe_type type, const int planes, const int n_token
     }
     for (int u = 0; u < w->n_units; u++) {
         if (type != MOE_TYPE_Q6_K) {
-            add_sub_block(type, planes, n_tokens, w, u, a, token, total, acc);
+            add_sub_block(type, n_tokens, w, u, a, token, total, acc);
         } else {
-            add_sub_block(type, planes, n_tokens, w, 2 * u, a, token, total, acc);
-            add_sub_block(type, planes, n_tokens, w, 2 * u + 1, a, token, total, acc);
+            add_sub_block(type, n_tokens, w, 2 * u, a, token, total, acc);
+            add_sub_block(type, n_tokens, w, 2 * u + 1, a, token, total, acc);
         }
     }
     if (super_blocks) {
-        finish_super_blocks(type, planes, n_tokens, w, a, token, total, is_first_chunk, y, ldy);
+        finish_super_blocks(type, 1, n_tokens, w, a, token, total, is_first_chunk, y, ldy);
         return;
     }
     UNROLL
@@ -479,28 +514,40 @@ INLINE void scale_unit(const moe_type type, const uint8_t *p, const chunk_scales
     }
 }
 
+/* Unit p of a block of 32 columns to sixteen vectors of words, code - bias, in the same order. */
+INLINE void spread_unit(const moe_type type, const uint8_t *p, __m512i to[16])
+{
+    const moe_quant_form form = moe_quant_form_of(type);
+    const __m512i low = _mm512_set1_epi16(255), bias = _mm512_set1_epi16((int16_t)form.bias);
+    __m512i w[8];
+
+    widen_unit(form.bits, p, w);
+    UNROLL
+    for (int v = 0; v < 8; v++) {
+        to[v] = _mm512_sub_epi16(_mm512_and_si512(w[v], low), bias);
+        to[v + 8] = _mm512_sub_epi16(_mm512_srli_epi16(w[v], 8), bias);
+    }
+}
+
 /* As gather_token, but the planes are put together to words, in the order of scale_unit: columns
  * 4v and 4v + 2 of a unit for all v, then 4v + 1 and 4v + 3. */
 INLINE void gather_words(const moe_type type, const moe_activations *x, int64_t row, int64_t chunk,
-                         chunk_acts *a, int t)
+                         int n_units, chunk_acts *a, int t)
 {
-    const __m256i low = _mm256_set1_epi16(255);
+    const __m512i evens_first =
+        _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1, 30, 28, 26, 24,
+                         22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
     const int8_t *from[2];
 
     planes_of(type, 2, x, row, chunk, from);
-    for (int u = 0; u < CHUNK_UNITS; u++) {
-        __m256i hi = _mm256_loadu_si256((const __m256i *)(from[0] + 32 * u));
-        __m256i lo = _mm256_loadu_si256((const __m256i *)(from[1] + 32 * u));
-        /* Bytes in the upper half of a word; shifted right by one they are 128 times themselves. */
-        __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(hi, 8), 1);
-        __m256i odd = _mm256_srai_epi16(_mm256_andnot_si256(low, hi), 1);
-        __m256i *to = (__m256i *)(a->words[t] + 32 * u);
+    for (int u = 0; u < n_units; u++) {
+        __m512i hi = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(from[0] + 32 * u)));
+        __m512i lo = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(from[1] + 32 * u)));
+        __m512i words = _mm512_add_epi16(_mm512_slli_epi16(hi, 7), lo);
 
-        even = _mm256_add_epi16(even, _mm256_srai_epi16(_mm256_slli_epi16(lo, 8), 8));
-        _mm256_store_si256(to, even);
-        _mm256_store_si256(to + 1, _mm256_add_epi16(odd, _mm256_srai_epi16(lo, 8)));
+        _mm512_store_si512(a->words[t] + 32 * u, _mm512_permutexvar_epi16(evens_first, words));
     }
-    load_terms(type, 2, x, row, chunk, CHUNK_UNITS, &a->terms[t]);
+    load_terms(type, 2, x, row, chunk, n_units, &a->terms[t]);
 }
 
 /* One chunk of a batch with groups [group_begin, group_end). */
@@ -511,7 +558,9 @@ INLINE void batch_chunk(const moe_type type, const int planes, const moe_matrix 
     const moe_quant_form form = moe_quant_form_of(type);
     const size_t group_bytes = moe_packed_group_bytes(w->type, w->n_cols);
     const int64_t block = chunk * (CHUNK_COLUMNS / form.columns);
-    pair_tile tile = {.n_units = units_of(w, chunk)};
+    pair_tile tile;
+
+    tile.n_units = units_of(w, chunk); /* the rest is set as far as it is used */
 
     for (int64_t g = group_begin; g < group_end; g += 2) {
         for (int i = 0; i < 2; i++) {
@@ -525,10 +574,12 @@ INLINE void batch_chunk(const moe_type type, const int planes, const moe_matrix 
             for (int u = 0; u < tile.n_units; u++) {
                 const uint8_t *p = unit_of(type, packed, block, u);
 
-                if (is_scaled(type, planes))
+                if (planes == 1)
+                    widen_unit(form.bits, p, &tile.codes[i][8 * u]);
+                else if (form.columns == MOE_QUANT_SUPER)
                     scale_unit(type, p, &tile.scales[i], u, &tile.codes[i][16 * u]);
                 else
-                    widen_unit(form.bits, p, &tile.codes[i][8 * u]);
+                    spread_unit(type, p, &tile.codes[i][16 * u]);
             }
             if (group + 2 < group_end)
                 prefetch_chunk(type, packed + 2 * group_bytes, block, tile.n_units);
@@ -559,8 +610,8 @@ INLINE void many_tokens(const moe_type type, const int planes, const moe_matrix 
             for (int64_t i = 0; i < n; i++) {
                 const int64_t row = rows ? rows[t + i] : t + i;
 
-                if (is_scaled(type, planes))
-                    gather_words(type, x, row, c, &a, (int)i);
+                if (planes == 2)
+                    gather_words(type, x, row, c, units_of(w, c), &a, (int)i);
                 else
                     gather_token(type, planes, x, row, c, units_of(w, c), &a, (int)i);
             }

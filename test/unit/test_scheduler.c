@@ -348,6 +348,62 @@ static void test_equal_beginnings_at_the_same_time_are_computed_once(void **stat
     close_pair(&p);
 }
 
+/* Prompts that begin alike, all in one step or in many, without pages that could be shared: each has
+ * the bits that it has alone, and what they have in common is computed once. */
+static void check_shared_rows(const char *path)
+{
+    enum { N = 7, LEN = 40 };
+    static const moe_task tasks[] = {MOE_TASK_GENERATE, MOE_TASK_NEXT, MOE_TASK_SCORE,
+                                     MOE_TASK_EMBED};
+    /* Whose first tokens a prompt has, how many, and how many tokens it has in all. */
+    static const int like[N] = {0, 0, 1, 0, 1, 4, 6}, same[N] = {0, 39, 40, 20, 30, 35, 0},
+                     len[N] = {40, 40, 40, 20, 38, 40, 40};
+    static const int n_rows = 40 + 1 + 0 + 0 + 8 + 5 + 40;
+    pair p = open_pair(path);
+    int32_t ids[N][LEN];
+
+    for (int i = 0; i < N; i++) {
+        fill_ids(ids[i], LEN, p.cold->info.n_vocab, (uint32_t)(i + 7));
+        memcpy(ids[i], ids[like[i]], sizeof(int32_t) * (size_t)same[i]);
+    }
+    for (int k = 0; k < 4; k++)
+        for (int chunk = 16; chunk <= 1024; chunk *= 4) {
+            moe_scheduler *s =
+                open_scheduler(p.model, (moe_scheduler_options){.max_step_tokens = chunk});
+            moe_seq *seqs[N];
+
+            for (int i = 0; i < N; i++)
+                seqs[i] = add(s, request_of(tasks[k], ids[i], (size_t)len[i], 3));
+            step(s);
+            if (chunk == 1024)
+                assert_int_equal(s->n_rows, n_rows);
+            run(s);
+            for (int i = 0; i < N; i++) {
+                const outcome got = take(seqs[i]);
+                const outcome want =
+                    run_alone(p.cold, request_of(tasks[k], ids[i], (size_t)len[i], 3), 512);
+
+                assert_same(&want, &got);
+            }
+            close_scheduler(s, p.model);
+        }
+    close_pair(&p);
+}
+
+static void test_rows_that_prompts_of_a_step_share_are_computed_once(void **state)
+{
+    (void)state;
+    check_shared_rows(POCKET);
+}
+
+static void test_and_so_they_are_in_other_families(void **state)
+{
+    (void)state;
+    need(shared_path("fixtures"));
+    check_shared_rows(shared_path("fixtures/llama/hf"));
+    check_shared_rows(shared_path("fixtures/qwen3_moe_quant/model-q5_k_m.gguf"));
+}
+
 /* The one that computes the common pages goes, at every possible step. */
 static void test_followers_go_on_when_the_writer_is_freed(void **state)
 {
@@ -940,6 +996,7 @@ static void mixed_requests(const moe_model *model, moe_request *requests)
     for (int i = 0; i < N_MIXED; i++)
         fill_ids(ids[i], 100, model->info.n_vocab, (uint32_t)(i + 40));
     memcpy(ids[1], ids[0], 80 * sizeof(int32_t));
+    memcpy(ids[5], ids[3], 8 * sizeof(int32_t));
     requests[0] = request_of(MOE_TASK_GENERATE, ids[0], 90, 3);
     requests[1] = request_of(MOE_TASK_GENERATE, ids[1], 100, 3);
     requests[2] = request_of(MOE_TASK_SCORE, ids[2], 75, 0);
@@ -1032,6 +1089,8 @@ int main(void)
         cmocka_unit_test(test_what_must_be_computed_is_not_taken_from_the_cache),
         cmocka_unit_test(test_generated_tokens_are_never_shared),
         cmocka_unit_test(test_equal_beginnings_at_the_same_time_are_computed_once),
+        cmocka_unit_test(test_rows_that_prompts_of_a_step_share_are_computed_once),
+        cmocka_unit_test(test_and_so_they_are_in_other_families),
         cmocka_unit_test(test_followers_go_on_when_the_writer_is_freed),
         cmocka_unit_test(test_two_schedulers_of_a_model_share_and_never_wait_for_each_other),
         cmocka_unit_test(test_idle_pages_go_by_age_when_memory_is_needed),

@@ -318,17 +318,53 @@ static const moe_span *span_of(const moe_step *step, int64_t row)
     return span;
 }
 
-/* Stores one KV head's key and value of a row; v is NULL for MLA. */
-static void store_kv(const rows_job *job, int64_t row, int head, const float *k, const float *v)
+/* Stores the keys and values of a row, which are finished, at a position of a span. */
+static void store_kv(const rows_job *job, int64_t row, const moe_span *span, int64_t pos)
 {
+    const cpu_device *d = job->d;
     const moe_kv_cache *kv = job->step->kv;
-    const moe_span *span = span_of(job->step, row);
-    const int64_t pos = span->pos + (row - span->row);
     const int32_t page = span->pages[pos / MOE_KV_PAGE];
 
-    job->d->kernels->kv_store(k, v, (int)(pos % MOE_KV_PAGE), job->d->d_k, job->d->d_v, kv->f32,
-                              moe_kv_cache_keys(kv, page, job->layer, head),
-                              moe_kv_cache_values(kv, page, job->layer, head));
+    for (int h = 0; h < d->n_kv_heads; h++) {
+        const int64_t head = row * d->n_kv_heads + h;
+
+        d->kernels->kv_store(d->k + head * d->d_k, kv->values_in_keys ? NULL : d->v + head * d->d_v,
+                             (int)(pos % MOE_KV_PAGE), d->d_k, d->d_v, kv->f32,
+                             moe_kv_cache_keys(kv, page, job->layer, h),
+                             moe_kv_cache_values(kv, page, job->layer, h));
+    }
+}
+
+static void store_own_kv(const rows_job *job, int64_t row)
+{
+    const moe_span *span = span_of(job->step, row);
+
+    store_kv(job, row, span, span->pos + row - span->row);
+}
+
+static void store_heads_of_spans(void *arg, int64_t begin, int64_t end, int thread)
+{
+    const rows_job *job = arg;
+
+    (void)thread;
+    for (int64_t i = begin; i < end; i++) {
+        const moe_span *span = &job->step->spans[i];
+
+        for (int r = 0; r < span->n_head; r++)
+            store_kv(job, moe_span_row(span, r), span, span->pos - span->n_head + r);
+    }
+}
+
+/* Behind the loop that stores what is their own: gives spans the keys and values of their heads. */
+static void store_heads(rows_job *job)
+{
+    const moe_step *step = job->step;
+
+    for (int i = 0; i < step->n_spans; i++)
+        if (step->spans[i].n_head > 0) {
+            moe_pool_run(job->d->pool, store_heads_of_spans, job, step->n_spans, 4);
+            return;
+        }
 }
 
 static void rotate(const cpu_device *d, float *x, int64_t n_heads, int64_t width, int64_t row)
@@ -355,7 +391,6 @@ static void finish_gqa_rows(void *arg, int64_t begin, int64_t end, int thread)
     for (int64_t t = begin; t < end; t++) {
         float *q = d->q + t * spec->n_heads * spec->head_dim;
         float *k = d->k + t * d->n_kv_heads * d->d_k;
-        float *v = d->v + t * d->n_kv_heads * d->d_v;
 
         if (q_norm != NULL)
             for (int h = 0; h < spec->n_heads; h++)
@@ -367,8 +402,7 @@ static void finish_gqa_rows(void *arg, int64_t begin, int64_t end, int thread)
                                      k + h * d->d_k);
         rotate(d, q, spec->n_heads, spec->head_dim, t);
         rotate(d, k, d->n_kv_heads, d->d_k, t);
-        for (int h = 0; h < d->n_kv_heads; h++)
-            store_kv(job, t, h, k + h * d->d_k, v + h * d->d_v);
+        store_own_kv(job, t);
     }
 }
 
@@ -388,7 +422,7 @@ static void finish_mla_rows(void *arg, int64_t begin, int64_t end, int thread)
 
         d->kernels->rms_norm(k, norm, spec->norm_eps, rank, k);
         rotate(d, k + rank, 1, spec->head_dim_rope, t);
-        store_kv(job, t, 0, k, NULL);
+        store_own_kv(job, t);
         for (int h = 0; h < spec->n_heads; h++) {
             const float *src = d->q + (t * spec->n_heads + h) * spec->head_dim + nope;
             float *dst = d->q_absorbed + (t * spec->n_heads + h) * d->d_k + rank;
@@ -456,6 +490,7 @@ static void project_mla(cpu_device *d, const moe_step *step, int layer, const fl
     }
     project_heads(d, step, &slots[MOE_K_B], d->q, spec->head_dim, d->q_absorbed, d->d_k);
     cpu_for_rows(d, finish_mla_rows, &job, step->n_rows);
+    store_heads(&job);
 }
 
 static void project_gqa(cpu_device *d, const moe_step *step, int layer, const float *src)
@@ -472,6 +507,7 @@ static void project_gqa(cpu_device *d, const moe_step *step, int layer, const fl
     products[2] = cpu_prompt_product(d, step, &slots[MOE_V], &slots[MOE_V_BIAS], &d->in, d->v);
     cpu_run_products(d, products, 3);
     cpu_for_rows(d, finish_gqa_rows, &job, step->n_rows);
+    store_heads(&job);
 }
 
 void cpu_attention(moe_device *device, const moe_step *step, int layer, moe_buffer src)

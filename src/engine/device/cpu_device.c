@@ -324,7 +324,7 @@ static void pool_spans(void *arg, int64_t begin, int64_t end, int thread)
 
         if (span->pooled != NULL)
             for (int r = span->pool_from; r < span->pool_to; r++)
-                d->kernels->add(span->pooled, d->h + (span->row + r) * n, n, span->pooled);
+                d->kernels->add(span->pooled, d->h + moe_span_row(span, r) * n, n, span->pooled);
     }
 }
 

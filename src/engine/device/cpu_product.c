@@ -2,8 +2,9 @@
  * Products of activations with packed weights, on all threads.
  *
  * A call gets a list of products that may run at the same time (q, k and v; gate and up of all
- * experts); their row groups form one long loop, so that threads share whatever there is with one
- * barrier at the end.
+ * experts); pieces of their row groups form one long loop, so that threads share whatever there is
+ * with one barrier at the end.  A piece is of one product: each call of a kernel gathers the
+ * activations anew.
  *
  * Where results need not be reproducible on other CPUs, products of unquantised weights with many
  * rows go to OpenBLAS.
@@ -31,6 +32,7 @@ typedef struct product_job {
     const cpu_device *d;
     const cpu_product *products;
     int n;
+    int64_t piece; /* row groups */
 } product_job;
 
 void cpu_for_rows(cpu_device *d, moe_pool_fn fn, void *arg, int64_t n)
@@ -179,42 +181,48 @@ void cpu_multiply(const cpu_device *d, const cpu_product *p, int64_t begin, int6
         }
 }
 
-static void run_groups(void *arg, int64_t begin, int64_t end, int thread)
+static int64_t pieces_of(const product_job *job, const cpu_product *p)
+{
+    return (groups_of(p) + job->piece - 1) / job->piece;
+}
+
+static void run_pieces(void *arg, int64_t begin, int64_t end, int thread)
 {
     const product_job *job = arg;
-    int64_t first = 0; /* number of the product's group 0 in the long loop */
+    int64_t first = 0; /* number of the product's piece 0 in the long loop */
 
     for (int i = 0; i < job->n && first < end; i++) {
         const cpu_product *p = &job->products[i];
-        const int64_t n = groups_of(p);
+        const int64_t n = pieces_of(job, p);
         const int64_t from = begin > first ? begin - first : 0,
-                      to = end - first < n ? end - first : n;
+                      to = end - first < n ? end - first : n, last = groups_of(p);
 
         if (from < to)
-            cpu_multiply(job->d, p, from, to, thread);
+            cpu_multiply(job->d, p, from * job->piece, to < n ? to * job->piece : last, thread);
         first += n;
     }
 }
 
 void cpu_run_products(cpu_device *d, const cpu_product *products, int n)
 {
-    product_job job = {d, products, n};
-    int64_t groups = 0, grain = 1, work = 0;
+    product_job job = {d, products, n, 1};
+    const int64_t most = moe_pool_threads(d->pool) * 16;
+    int64_t groups = 0, pieces = 0, work = 0;
 
     for (int i = 0; i < n; i++) {
         groups += groups_of(&products[i]);
         work += products[i].w.n_rows * products[i].w.n_cols * products[i].n_tokens;
         if (goes_to_blas(d, &products[i]))
-            grain = BLAS_GRAIN;
-        else if (grain < FLOAT_GRAIN && products[i].n_tokens >= BLAS_MIN_TOKENS &&
+            job.piece = BLAS_GRAIN;
+        else if (job.piece < FLOAT_GRAIN && products[i].n_tokens >= BLAS_MIN_TOKENS &&
                  moe_act_form_of(products[i].w.type) == MOE_ACT_F32)
-            grain = FLOAT_GRAIN;
+            job.piece = FLOAT_GRAIN;
     }
-    if (grain < groups / (moe_pool_threads(d->pool) * 16))
-        grain = groups / (moe_pool_threads(d->pool) * 16);
-    if (work < PARALLEL_MIN_WORK)
-        grain = groups;
-    moe_pool_run(d->pool, run_groups, &job, groups, grain);
+    if (job.piece < groups / most)
+        job.piece = (groups / most + 1) / 2 * 2; /* kernels take pairs of groups */
+    for (int i = 0; i < n; i++)
+        pieces += pieces_of(&job, &products[i]);
+    moe_pool_run(d->pool, run_pieces, &job, pieces, work < PARALLEL_MIN_WORK ? pieces : 1);
 }
 
 cpu_product cpu_step_product(const cpu_device *d, const moe_step *step, const moe_slot *slot,

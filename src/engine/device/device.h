@@ -15,14 +15,29 @@
 #include "../model/weights.h"
 #include "../cache/kv_cache.h"
 
-/* Consecutive rows of a step that belong to one sequence: positions pos .. pos + n_rows - 1. */
-typedef struct moe_span {
+/* Consecutive rows of a step that belong to one sequence: positions pos .. pos + n_rows - 1.
+ *
+ * Prompts that begin alike share rows: the n_head positions before pos are those of an earlier span
+ * of the step, `head`, whose first position (its head included) is the same.  They are computed
+ * once, and go to the pages and the sums of both. */
+typedef struct moe_span moe_span;
+struct moe_span {
     int row, n_rows;
     int64_t pos;
+    int n_head;
+    const moe_span *head;   /* NULL without */
     const int32_t *pages;   /* the sequence's KV pages: position p lies in pages[p / MOE_KV_PAGE] */
     float *pooled;          /* (n_embd) sum of final states is added here; NULL: not pooled */
-    int pool_from, pool_to; /* rows of the span that count for it */
-} moe_span;
+    int pool_from, pool_to; /* positions that count for it, from the span's first on */
+};
+
+/* The row of a span's i-th position, its head included. */
+static inline int moe_span_row(const moe_span *span, int i)
+{
+    while (i < span->n_head)
+        span = span->head;
+    return span->row + i - span->n_head;
+}
 
 /* The input of one forward pass.  Rows [0, n_prefill) are prompt tokens, the others generated ones.
  */

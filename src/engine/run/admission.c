@@ -206,6 +206,22 @@ static bool lacks_room(const moe_scheduler *s, const moe_ring *ring)
     return false;
 }
 
+/* The rows that a prompt adds to those that could be computed: what it has in common with the one
+ * before it in its flow they are likely to share. */
+static int64_t added_rows(const moe_seq *seq)
+{
+    const moe_seq *before = seq->prev;
+    const size_t begin = seq->n_in_kv, end = begin + seq->n_ready;
+    size_t same = begin;
+
+    if (before == NULL || before->n_in_kv != begin || !seq->model->spec.causal)
+        return (int64_t)seq->n_ready;
+    while (same < end && same < begin + before->n_ready &&
+           seq->ids.data[same] == before->ids.data[same])
+        same++;
+    return (int64_t)(end - same);
+}
+
 static void let_in(moe_scheduler *s, moe_flow *flow)
 {
     moe_seq *seq = flow->waiting.first;
@@ -224,7 +240,7 @@ static void let_in(moe_scheduler *s, moe_flow *flow)
     seq->usage.prompt_tokens = (int64_t)seq->n_prompt;
     moe_sequence_enter(seq, MOE_SEQ_PROMPT);
     moe_sequence_look_ahead(seq);
-    flow->n_ready += (int64_t)seq->n_ready;
+    flow->n_ready += added_rows(seq);
 }
 
 static void look_ahead_all(moe_ring *ring)
@@ -235,7 +251,7 @@ static void look_ahead_all(moe_ring *ring)
         flow->n_ready = 0;
         for (moe_seq *seq = flow->prompts.first; seq != NULL; seq = seq->next) {
             moe_sequence_look_ahead(seq);
-            flow->n_ready += (int64_t)seq->n_ready;
+            flow->n_ready += added_rows(seq);
         }
     }
 }

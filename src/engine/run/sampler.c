@@ -39,16 +39,28 @@ void moe_sampler_free(moe_sampler *s)
     free(s);
 }
 
-moe_status moe_check_logits(const float *logits, int n_vocab, moe_error *err)
+static inline uint32_t any_infinite(const float *x, int n)
 {
-    uint32_t bad = 0;
+    uint32_t any = 0;
 
-    for (int i = 0; i < n_vocab; i++) {
+    for (int i = 0; i < n; i++) {
         uint32_t bits;
 
-        memcpy(&bits, &logits[i], sizeof(bits));
-        bad |= (bits & 0x7f800000u) == 0x7f800000u;
+        memcpy(&bits, &x[i], sizeof(bits));
+        any |= (bits & 0x7f800000u) == 0x7f800000u;
     }
+    return any;
+}
+
+moe_status moe_check_logits(const float *logits, int n_vocab, moe_error *err)
+{
+    enum { PART = 64 }; /* a length that the compiler knows, for vectors */
+    uint32_t bad = 0;
+    int i = 0;
+
+    for (; i + PART <= n_vocab; i += PART)
+        bad |= any_infinite(logits + i, PART);
+    bad |= any_infinite(logits + i, n_vocab - i);
     if (!bad)
         return MOE_OK;
     moe_fail(err, MOE_ERR_NUMERIC, "the model computed a value that is not a finite number");
@@ -180,14 +192,15 @@ static void penalise(moe_sampler *s, const moe_request *r, const int32_t *histor
         s->seen[history[i]] = 0;
 }
 
-static int32_t argmax(const float *v, int n)
+/* The lowest id of the largest; there is no NaN. */
+static int32_t argmax(const moe_kernels *kernels, const float *v, int n)
 {
-    int best = 0;
+    const float max = kernels->max(v, n);
+    int32_t i = 0;
 
-    for (int i = 1; i < n; i++)
-        if (v[i] > v[best])
-            best = i;
-    return best;
+    while (v[i] != max)
+        i++;
+    return i;
 }
 
 /* Draws among the candidates that top-k, top-p and min-p leave.  Probabilities at temperature T are
@@ -244,13 +257,13 @@ moe_status moe_sample(moe_sampler *s, const moe_request *r, const float *logits,
         memcpy(s->logits, logits, sizeof(float) * (size_t)s->n_vocab);
         penalise(s, r, history, n_history);
     } else if (r->temperature <= 0.0f) {
-        *id = argmax(logits, s->n_vocab);
+        *id = argmax(s->kernels, logits, s->n_vocab);
         return MOE_OK;
     } else {
         memcpy(s->logits, logits, sizeof(float) * (size_t)s->n_vocab);
     }
     if (r->temperature <= 0.0f)
-        *id = argmax(s->logits, s->n_vocab);
+        *id = argmax(s->kernels, s->logits, s->n_vocab);
     else
         *id = draw(s, r, moe_philox_uniform(r->seed, n_history));
     return MOE_OK;

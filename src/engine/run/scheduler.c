@@ -12,6 +12,9 @@
  * single interactive prompt gets at least 7/32 of the budget in every step, whatever bulk work
  * there is.
  *
+ * Prompts of a step that begin alike share rows: what the later one has in common with an earlier
+ * one is not computed again and costs no turn.
+ *
  * A sequence whose next page is being computed by another waits for it, and spends its turns on
  * that other one.  There is always one that can go on: who waits for a page waits for somebody who
  * is at that page or an earlier one.
@@ -307,12 +310,38 @@ static moe_seq *next_prompt(const moe_scheduler *s, const moe_flow *flow, int64_
     return NULL;
 }
 
-static void give_rows(moe_scheduler *s, moe_seq *seq, int64_t n)
+/* Finds the prompt of the step that begins like this one, for most of the n tokens that come next:
+ * those are not computed again.  Returns how many they are, and notes them. */
+static int64_t find_head(const moe_scheduler *s, moe_seq *seq, int64_t n)
+{
+    const size_t begin = seq->n_in_kv;
+
+    seq->n_head = 0;
+    for (int i = 0; i < s->n_spans && !is_whole(s); i++) {
+        const moe_seq *other = s->span_seq[i];
+        const size_t end = begin + (size_t)min_int(n, other->span_rows);
+        size_t same = 0;
+
+        if (other->n_in_kv != begin)
+            continue;
+        while (same < end && seq->ids.data[same] == other->ids.data[same])
+            same++;
+        if (same > begin + (size_t)seq->n_head) {
+            seq->n_head = (int)(same - begin);
+            seq->head = i;
+        }
+    }
+    return seq->n_head;
+}
+
+/* Gives a sequence n further positions, of which n_rows are to be computed. */
+static void give(moe_scheduler *s, moe_seq *seq, int64_t n, int64_t n_rows)
 {
     if (seq->span_rows == 0)
         s->span_seq[s->n_spans++] = seq;
     seq->span_rows += (int)n;
-    s->n_rows += (int)n;
+    s->n_given += (int)n;
+    s->n_rows += (int)n_rows;
 }
 
 /* Deals up to `room` rows to the flows of a ring; returns how many.  A flow that had nothing short
@@ -336,11 +365,14 @@ static int64_t deal_to(moe_scheduler *s, moe_ring *ring, int64_t room, bool in_o
         if (seq != NULL && flow->deficit <= 0)
             flow->deficit += QUANTUM;
         if (seq != NULL && flow->deficit > 0) {
+            const int64_t n_head = seq->span_rows == 0 ? find_head(s, seq, n) : 0;
+            int64_t n_rows = n - n_head;
+
             if (!is_whole(s))
-                n = min_int(n, min_int(flow->deficit, left));
-            give_rows(s, seq, n);
-            flow->deficit -= n;
-            left -= n;
+                n_rows = min_int(n_rows, min_int(flow->deficit, left));
+            give(s, seq, n_head + n_rows, n_rows);
+            flow->deficit -= n_rows;
+            left -= n_rows;
         }
         if (seq == NULL && !too_long)
             flow->deficit = min_int(flow->deficit, 0);
@@ -375,12 +407,16 @@ static void deal(moe_scheduler *s)
 static void lay_span(moe_scheduler *s, moe_seq *seq, moe_span *span)
 {
     const moe_model_spec *spec = &s->model->spec;
-    const int n = seq->span_rows;
+    const int n = seq->span_rows, n_head = seq->n_head;
     const bool ends = seq->n_in_kv + (size_t)n == seq->ids.len;
     const moe_request *r = &seq->request;
 
-    *span = (moe_span){
-        .row = s->n_rows, .n_rows = n, .pos = (int64_t)seq->n_in_kv, .pages = seq->lease.pages};
+    *span = (moe_span){.row = s->n_rows,
+                       .n_rows = n - n_head,
+                       .pos = (int64_t)seq->n_in_kv + n_head,
+                       .n_head = n_head,
+                       .head = n_head > 0 ? &s->spans[seq->head] : NULL,
+                       .pages = seq->lease.pages};
     if (r->task == MOE_TASK_EMBED) {
         span->pooled = seq->pooled;
         span->pool_to = n;
@@ -397,14 +433,15 @@ static void lay_span(moe_scheduler *s, moe_seq *seq, moe_span *span)
                 ? position + 1 >= moe_sequence_next_scored(seq) && position + 1 < seq->n_prompt
                 : r->task != MOE_TASK_EMBED && ends && i == n - 1;
 
-        s->tokens[s->n_rows] = seq->ids.data[position];
-        s->positions[s->n_rows] = (int64_t)position;
         if (want) {
             seq->span_wanted++;
-            s->out_rows[s->n_wanted] = s->n_rows;
+            s->out_rows[s->n_wanted] = moe_span_row(span, i);
             s->wanted[s->n_wanted++] = seq;
         }
-        s->n_rows++;
+        if (i >= n_head) {
+            s->tokens[s->n_rows] = seq->ids.data[position];
+            s->positions[s->n_rows++] = (int64_t)position;
+        }
     }
 }
 
@@ -421,14 +458,14 @@ static moe_status fill(moe_scheduler *s, moe_step *step, moe_error *err)
 {
     int n_prefill;
 
-    s->n_rows = s->n_spans = s->n_wanted = 0;
+    s->n_rows = s->n_given = s->n_spans = s->n_wanted = 0;
     deal(s);
     n_prefill = s->n_rows;
     for (moe_seq *seq = s->decode.first; seq != NULL; seq = seq->next)
         if (!rests(s, seq))
-            give_rows(s, seq, 1);
-    if (!reserve_rows(s, s->n_rows))
-        return moe_fail_memory(err, (size_t)s->n_rows * sizeof(*s->positions));
+            give(s, seq, 1, 1);
+    if (!reserve_rows(s, s->n_given))
+        return moe_fail_memory(err, (size_t)s->n_given * sizeof(*s->positions));
     s->n_rows = 0;
     for (int i = 0; i < s->n_spans; i++)
         lay_span(s, s->span_seq[i], &s->spans[i]);
@@ -543,7 +580,7 @@ moe_status moe_scheduler_step(moe_scheduler *s, bool *busy, moe_error *err)
                           cache->misses - misses);
         if (s->computed && (seq->span_wanted == 0 || seq->finish == MOE_FINISH_ERROR))
             advance(seq, now() - start);
-        seq->span_rows = 0;
+        seq->span_rows = seq->n_head = 0;
     }
     return status;
 }

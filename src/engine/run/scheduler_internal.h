@@ -50,6 +50,7 @@ struct moe_scheduler {
     int64_t *positions;         /* (row_cap) */
     moe_seq **wanted;           /* (row_cap) whose logits those of out_rows are */
     int n_rows, n_spans, n_wanted;
+    int n_given;   /* positions that sequences get: rows, and those that they share */
     bool computed; /* all layers of it are done */
 };
 

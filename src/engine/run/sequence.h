@@ -59,7 +59,8 @@ struct moe_seq {
     moe_seq *prev_changed, *next_changed;
     size_t n_ready;     /* prompt rows that can be computed now */
     moe_seq *waits_for; /* with none ready: computes the page that comes next */
-    int span_rows;      /* rows in the current step */
+    int span_rows;      /* positions in the current step */
+    int n_head, head;   /* the first of them whose rows are those of another, and its place in it */
     int span_wanted;    /* logits of them that are wanted and did not come yet */
 };
 
