@@ -293,5 +293,4 @@ void PACK_GROUP(moe_type type, const void *const rows[], int n_rows, int64_t n_c
     default:
         break;
     }
-    _mm_sfence(); /* stores may have gone round the caches */
 }

@@ -1,8 +1,8 @@
 /*
  * Packing with AVX-512: all 16 rows of a group at a time.
  *
- * A vector of a group is a cache line.  It is written round the caches: what is packed is read
- * again much later, and need not be fetched just to be overwritten.
+ * A vector of a group is a cache line.  It is not written round the caches: the line is there, since
+ * the kernel has just zeroed the page, and a product with it follows.
  */
 #include <immintrin.h>
 #include <stdint.h>
@@ -39,7 +39,7 @@ static inline void load_quad(const uint8_t *const rows[], size_t at, words w[4])
 
 static inline void store(uint8_t *p, words w)
 {
-    _mm512_stream_si512((void *)p, (__m512i)w);
+    _mm512_store_si512((void *)p, (__m512i)w);
 }
 
 static inline void store_halves(uint8_t *p, words w)

@@ -11,7 +11,9 @@
  * at before each task of the calling thread, and by no other thread.
  *
  * Most of the time goes into memory traffic: zeroed pages from the kernel, the copy out of the page
- * cache, the packed bytes.  So the pages of large units are asked for in large stretches first.
+ * cache, the packed bytes.  So the pages that a task packs into are asked for, all at once, right
+ * before, and are still in a cache when they are written to.  Where memory comes in huge pages, a
+ * thread takes as many tasks in a row as fill one, lest several threads ask for the same.
  *
  * A slot whose type is not that of its elements is quantised on the way, a group of rows at a time.
  */
@@ -30,8 +32,9 @@
 #endif
 
 enum {
-    CHUNK_BYTES = 256 << 10,
-    POPULATE_BYTES = 2 << 20, /* a huge page */
+    CHUNK_BYTES = 512 << 10,
+    PAGE_BYTES = 4096,
+    HUGE_PAGE_BYTES = 2 << 20,
 };
 
 /* A present slot of a unit, or one matrix of it, and the number of its first task. */
@@ -41,12 +44,6 @@ typedef struct job {
     char *dst;
     int64_t first_task;
 } job;
-
-/* A stretch of memory to be populated. */
-typedef struct stretch {
-    char *begin;
-    size_t bytes;
-} stretch;
 
 struct moe_loader {
     const moe_weights *w;
@@ -61,8 +58,6 @@ struct moe_loader {
     job *jobs;
     int n_jobs, max_jobs;
     int64_t n_tasks;
-    stretch *stretches;
-    int n_stretches, max_stretches;
     atomic_bool failed;
     moe_error err; /* of the thread that set failed */
 };
@@ -240,6 +235,15 @@ static moe_status read_rows(const loader *ld, const moe_slot *slot, int64_t row,
     return MOE_OK;
 }
 
+/* Has the kernel provide memory in one go, which takes a fraction of the time of faults page by
+ * page.  Where it can't, the faults will do. */
+static void populate(char *begin, size_t bytes)
+{
+    char *page = (char *)((uintptr_t)begin & ~(uintptr_t)(PAGE_BYTES - 1));
+
+    madvise(page, (size_t)(begin - page) + bytes, MADV_POPULATE_WRITE);
+}
+
 static moe_status load_chunk(const loader *ld, const job *job, int64_t chunk, char *buffer,
                              moe_error *err)
 {
@@ -247,16 +251,18 @@ static moe_status load_chunk(const loader *ld, const job *job, int64_t chunk, ch
     const int64_t per_matrix = chunks_per_matrix(slot), rows = chunk_rows(slot);
     const int64_t m = chunk / per_matrix, r = chunk % per_matrix * rows;
     const int64_t n = slot->n_rows - r < rows ? slot->n_rows - r : rows;
+    const size_t group_bytes = moe_packed_group_bytes(slot->type, slot->n_cols);
+    char *dst =
+        job->dst + (size_t)m * slot->mat_stride + (size_t)(r / MOE_GROUP_ROWS) * group_bytes;
     moe_status status =
         read_rows(ld, slot, (job->first_mat + m) * slot->n_rows + r, n, buffer, err);
 
-    if (status == MOE_OK)
-        pack_rows(ld, slot, (moe_type)slot->pieces[0].tensor->type, buffer, n,
-                  buffer + chunk_bytes(rows, slot),
-                  job->dst + (size_t)m * slot->mat_stride +
-                      (size_t)(r / MOE_GROUP_ROWS) *
-                          moe_packed_group_bytes(slot->type, slot->n_cols));
-    return status;
+    if (status != MOE_OK)
+        return status;
+    populate(dst, (size_t)((n + MOE_GROUP_ROWS - 1) / MOE_GROUP_ROWS) * group_bytes);
+    pack_rows(ld, slot, (moe_type)slot->pieces[0].tensor->type, buffer, n,
+              buffer + chunk_bytes(rows, slot), dst);
+    return MOE_OK;
 }
 
 /* Transposes (n_rows, n_cols) elements of `width` bytes. */
@@ -381,16 +387,6 @@ static bool goes_on(loader *ld, int thread)
     return !atomic_load_explicit(&ld->failed, memory_order_relaxed);
 }
 
-/* Has the kernel provide stretches [begin, end) of memory: in one go, and by one thread each, that
- * takes a fraction of the time of faults page by page.  Where it can't, the faults will do. */
-static void populate(void *arg, int64_t begin, int64_t end, int thread)
-{
-    loader *ld = arg;
-
-    for (; begin < end && goes_on(ld, thread); begin++)
-        madvise(ld->stretches[begin].begin, ld->stretches[begin].bytes, MADV_POPULATE_WRITE);
-}
-
 static void run_tasks(void *arg, int64_t begin, int64_t end, int thread)
 {
     loader *ld = arg;
@@ -445,7 +441,6 @@ void moe_loader_free(moe_loader *loader)
         return;
     free(loader->buffers);
     free(loader->jobs);
-    free(loader->stretches);
     free(loader);
 }
 
@@ -490,21 +485,11 @@ static bool add_unit(loader *ld, int32_t u)
     const moe_weight_unit *unit = &ld->w->units[u];
     const moe_slot *slots = unit->layer < 0 ? ld->w->global : ld->w->layers[unit->layer];
     const int n_slots = unit->layer < 0 ? MOE_N_GLOBAL_SLOTS : MOE_N_LAYER_SLOTS;
-    const int n_stretches = (int)(unit->bytes / POPULATE_BYTES) + 1;
 
-    if (!grow((void **)&ld->jobs, ld->n_jobs + n_slots, &ld->max_jobs, sizeof *ld->jobs) ||
-        !grow((void **)&ld->stretches, ld->n_stretches + n_stretches, &ld->max_stretches,
-              sizeof *ld->stretches))
+    if (!grow((void **)&ld->jobs, ld->n_jobs + n_slots, &ld->max_jobs, sizeof *ld->jobs))
         return false;
     for (int s = 0; s < n_slots; s++)
         add_job(ld, &slots[s], u);
-    for (size_t from = 0; from < unit->bytes; from += POPULATE_BYTES) {
-        char *begin = (char *)((uintptr_t)(ld->w->at[u] + from) & ~(uintptr_t)4095);
-        const size_t left = (size_t)(ld->w->at[u] + unit->bytes - begin);
-
-        ld->stretches[ld->n_stretches++] =
-            (stretch){begin, left < POPULATE_BYTES ? left : POPULATE_BYTES};
-    }
     return true;
 }
 
@@ -512,12 +497,13 @@ moe_status moe_loader_run(moe_loader *ld, const int32_t *units, int n, const moe
                           moe_error *err)
 {
     const size_t buffers_bytes = (size_t)moe_pool_threads(ld->pool) * ld->buffer_bytes + 1;
+    int64_t grain;
 
     if (ld->buffers == NULL)
         ld->buffers = malloc(buffers_bytes);
     if (ld->buffers == NULL)
         return moe_fail_memory(err, buffers_bytes);
-    ld->n_jobs = ld->n_stretches = 0;
+    ld->n_jobs = 0;
     ld->n_tasks = 0;
     for (int i = 0; i < n; i++)
         if (!add_unit(ld, units[i]))
@@ -525,8 +511,10 @@ moe_status moe_loader_run(moe_loader *ld, const int32_t *units, int n, const moe
     ld->cancel = cancel;
     ld->err = (moe_error){0};
     atomic_store(&ld->failed, false);
-    moe_pool_run(ld->pool, populate, ld, ld->n_stretches, 1);
-    moe_pool_run(ld->pool, run_tasks, ld, ld->n_tasks, 1);
+    grain = ld->n_tasks / (2 * moe_pool_threads(ld->pool));
+    if (grain > HUGE_PAGE_BYTES / CHUNK_BYTES)
+        grain = HUGE_PAGE_BYTES / CHUNK_BYTES;
+    moe_pool_run(ld->pool, run_tasks, ld, ld->n_tasks, grain < 1 ? 1 : grain);
     if (ld->err.status != MOE_OK && err != NULL)
         *err = ld->err;
     return ld->err.status;
