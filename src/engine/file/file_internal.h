@@ -76,6 +76,9 @@ moe_status moe_part_check(const moe_part *part, moe_error *err);
 moe_status moe_part_read(const moe_part *part, uint64_t offset, size_t len, void *dst,
                          moe_error *err);
 
+/* Has the system begin to read len bytes, if the first of them is not in its cache. */
+void moe_part_announce(const moe_part *part, uint64_t offset, size_t len);
+
 /* Reads a whole file of at most MOE_MAX_JSON_BYTES, zero-terminated; *text is malloc'ed. */
 moe_status moe_part_read_all(const moe_part *part, char **text, size_t *len, moe_error *err);
 

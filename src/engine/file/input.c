@@ -5,6 +5,7 @@
  * pread, so a file that somebody truncates meanwhile gives an error and never SIGBUS.  Messages
  * name the file by the name the caller gave, which for a user's path is its last component.
  */
+#define _GNU_SOURCE
 #include "file_internal.h"
 
 #include <errno.h>
@@ -13,6 +14,7 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 _Static_assert(sizeof(off_t) == 8, "files larger than 2 GiB need a 64-bit off_t");
@@ -135,6 +137,19 @@ moe_status moe_part_read(const moe_part *part, uint64_t offset, size_t len, void
         done += (size_t)n;
     }
     return MOE_OK;
+}
+
+void moe_part_announce(const moe_part *part, uint64_t offset, size_t len)
+{
+    enum { PIECE = 512 << 10 }; /* the kernel cuts off what is longer than its own read-ahead */
+    char first;
+    const struct iovec to = {&first, 1};
+
+    if (preadv2(part->fd, &to, 1, (off_t)offset, RWF_NOWAIT) >= 0 || errno != EAGAIN)
+        return;
+    for (size_t at = 0; at < len; at += PIECE)
+        posix_fadvise(part->fd, (off_t)(offset + at), (off_t)(len - at < PIECE ? len - at : PIECE),
+                      POSIX_FADV_WILLNEED);
 }
 
 moe_status moe_part_read_all(const moe_part *part, char **text, size_t *len, moe_error *err)

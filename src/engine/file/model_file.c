@@ -383,6 +383,12 @@ moe_status moe_file_read(const moe_file *file, const moe_tensor *tensor, uint64_
     return moe_part_read(&file->parts[tensor->part], tensor->offset + offset, len, dst, err);
 }
 
+void moe_file_announce(const moe_file *file, const moe_tensor *tensor, uint64_t offset, size_t len)
+{
+    if (offset <= tensor->size && len <= tensor->size - offset)
+        moe_part_announce(&file->parts[tensor->part], tensor->offset + offset, len);
+}
+
 /* --- metadata ------------------------------------------------------------------------------- */
 
 const moe_meta *moe_file_meta(const moe_file *file, const char *key)

@@ -80,6 +80,10 @@ const moe_tensor *moe_file_tensor_at(const moe_file *file, size_t i);
 moe_status moe_file_read(const moe_file *file, const moe_tensor *tensor, uint64_t offset,
                          size_t len, void *dst, moe_error *err);
 
+/* Says that these bytes will be read soon, so that a disk works on many requests at a time; costs
+ * next to nothing if they are in the system's cache. */
+void moe_file_announce(const moe_file *file, const moe_tensor *tensor, uint64_t offset, size_t len);
+
 /* Gives back what only opening a model needs: metadata, JSON, the chat template and the look-up by
  * name.  Afterwards tensors that were found can be read, and nothing else works. */
 moe_status moe_file_forget_metadata(moe_file *file, moe_error *err);

@@ -479,6 +479,29 @@ static void add_job(loader *ld, const moe_slot *slot, int32_t unit)
     ld->n_tasks += tasks_of(job);
 }
 
+/* Announces the rows that a job will read, but for transposed pieces, which are small. */
+static void announce(const loader *ld, const job *job)
+{
+    const moe_slot *slot = job->slot;
+    const size_t row_bytes = slot->is_vector ? 0 : stored_row_bytes(slot);
+    int64_t row = job->first_mat * slot->n_rows, n_rows = job->n_mats * slot->n_rows;
+
+    if (slot->is_vector || slot->pieces[0].transposed)
+        return;
+    for (const moe_piece *piece = slot->pieces; n_rows > 0; piece++) {
+        const int64_t left = piece->n_rows - row, n = left < n_rows ? left : n_rows;
+
+        if (n > 0) {
+            moe_file_announce(ld->file, piece->tensor, (uint64_t)(piece->row + row) * row_bytes,
+                              (size_t)n * row_bytes);
+            n_rows -= n;
+            row = 0;
+        } else {
+            row -= piece->n_rows;
+        }
+    }
+}
+
 /* Lists what is to be done for a unit. */
 static bool add_unit(loader *ld, int32_t u)
 {
@@ -508,6 +531,8 @@ moe_status moe_loader_run(moe_loader *ld, const int32_t *units, int n, const moe
     for (int i = 0; i < n; i++)
         if (!add_unit(ld, units[i]))
             return moe_fail_memory(err, (size_t)n * sizeof *ld->jobs);
+    for (int i = 0; i < ld->n_jobs; i++)
+        announce(ld, &ld->jobs[i]);
     ld->cancel = cancel;
     ld->err = (moe_error){0};
     atomic_store(&ld->failed, false);
