@@ -429,7 +429,7 @@ INLINE void scale_unit(const moe_type type, const __m512i w[8], const __m512i *s
 }
 
 INLINE void widen_block(const moe_type type, const int planes, const uint8_t *group, int64_t block,
-                        const bool fetch, wide_block *w)
+                        wide_block *w)
 {
     const moe_quant_form form = moe_quant_form_of(type);
     const uint8_t *scales = group + moe_quant_body(form, block);
@@ -455,8 +455,6 @@ INLINE void widen_block(const moe_type type, const int planes, const uint8_t *gr
     for (int u = 0; u < CHUNK_UNITS; u++, p += moe_quant_unit_bytes(form)) {
         __m512i bytes[8];
 
-        if (fetch)
-            prefetch_ahead(p, moe_quant_unit_bytes(form));
         widen_unit(form.bits, p, bytes);
         if (planes == 2) {
             scale_unit(type, bytes, w->scales, u, &w->codes[16 * u]);
@@ -466,6 +464,9 @@ INLINE void widen_block(const moe_type type, const int planes, const uint8_t *gr
         for (int v = 0; v < 8; v++)
             w->codes[8 * u + v] = bytes[v];
     }
+    /* What comes next is wanted when the batch has passed, too late for the processor to guess. */
+    for (size_t i = 0; i < moe_quant_body_bytes(form) + MOE_QUANT_VECTOR; i += 64)
+        _mm_prefetch((const char *)p + i, _MM_HINT_T0);
 }
 
 /* n_tokens <= TILE_BYTES rows of bytes with a block whose sub-blocks are n vectors of codes. */
@@ -581,7 +582,6 @@ INLINE void many_tokens(const moe_type type, const int planes, const moe_matrix 
     const size_t group_bytes = moe_packed_group_bytes(type, w->n_cols);
     const int64_t n_blocks = w->n_cols / MOE_QUANT_SUPER;
     const int64_t most = blocks_per_stretch(planes, n_tokens, n_blocks);
-    const bool fetch = wants_prefetch();
     stretch s;
 
     for (int64_t first = 0, n; first < n_blocks; first += n) {
@@ -596,11 +596,13 @@ INLINE void many_tokens(const moe_type type, const int planes, const moe_matrix 
             __m512 acc[MOST_TOKENS];
             wide_block wide;
 
-            for (int64_t t = 0; t < n_tokens; t++)
+            for (int64_t t = 0; t < n_tokens; t++) {
                 acc[t] =
                     first == 0 ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(lanes, to + t * ldy);
+                _mm_prefetch((const char *)(to + t * ldy), _MM_HINT_T0);
+            }
             for (int64_t b = first; b < first + n; b++) {
-                widen_block(type, planes, group, b, fetch, &wide);
+                widen_block(type, planes, group, b, &wide);
                 if (planes == 1)
                     (has_min ? pass_bytes_min : pass_bytes_q6_k)(&wide, acts, terms, n_tokens, acc);
                 else
