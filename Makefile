@@ -42,6 +42,7 @@ AVX512 := $(AVX2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
 $(BUILD)/kernels/%.o: OPTIMIZE = -O3
 %_avx2.o: ISA = $(AVX2)
 %_avx512.o: ISA = $(AVX512)
+%_avx512_bf16.o: ISA = $(AVX512) -mavx512bf16
 %_amx.o: ISA = $(AVX512) -mamx-tile -mamx-int8 -mamx-bf16
 
 $(ENGINE_OBJS): $(BUILD)/%.o: %.c

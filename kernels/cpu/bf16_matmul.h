@@ -2,8 +2,8 @@
  * Products with BF16_PAIRS weights: moe_kernels.matmul and round_bf16 of each instruction set.
  *
  * The arithmetic is that of the AMX instruction TDPBF16PS, whose operands can't be small enough for
- * its treatment of denormals to show (NUMERICS.md).  So AMX takes an instruction for what others do
- * in the same steps with fma.
+ * its treatment of denormals to show (NUMERICS.md).  So AMX and AVX512_BF16 take an instruction for
+ * what others do in the same steps with fma.
  */
 #ifndef MOE_CPU_BF16_MATMUL_H
 #define MOE_CPU_BF16_MATMUL_H
@@ -22,6 +22,11 @@
 MOE_DECLARE_BF16(scalar);
 MOE_DECLARE_BF16(avx2);
 MOE_DECLARE_BF16(avx512);
+MOE_DECLARE_BF16(avx512_bf16);
 MOE_DECLARE_BF16(amx);
+
+/* Whether VDPBF16PS rounds in the order and in the way that moe_matmul_bf16_avx512_bf16 counts on:
+ * vendors describe it, but it is no IEEE operation.  Needs a CPU that has it. */
+bool moe_bf16_pairs_are_chains(void);
 
 #endif

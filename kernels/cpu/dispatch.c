@@ -1,7 +1,7 @@
 /*
  * Which kernels run: what the CPU and the operating system offer, and one constant table of
- * functions per instruction set.  The tables differ in speed only (NUMERICS.md).  AMX is AVX-512
- * with other products of quantised and of BF16_PAIRS weights.
+ * functions per instruction set.  The tables differ in speed only (NUMERICS.md).  AVX512_BF16 and
+ * AMX are AVX-512 with other products of BF16_PAIRS weights, AMX also of quantised ones.
  */
 #include "kernels.h"
 
@@ -42,6 +42,15 @@ static bool may_use_tiles(void)
     return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
 }
 
+/* On a CPU with AVX-512. */
+static bool has_bf16_pairs(void)
+{
+    uint32_t eax, ebx, ecx, edx;
+
+    return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && all_bits(eax, bit_AVX512BF16) &&
+           moe_bf16_pairs_are_chains();
+}
+
 moe_isa moe_cpu_best_isa(void)
 {
     uint32_t eax, ebx, ecx, edx;
@@ -58,12 +67,12 @@ moe_isa moe_cpu_best_isa(void)
         return MOE_ISA_AVX2;
     if (!all_bits(state, XCR0_AMX) || !all_bits(edx, bit_AMX_TILE | bit_AMX_INT8 | bit_AMX_BF16) ||
         !may_use_tiles())
-        return MOE_ISA_AVX512;
+        return has_bf16_pairs() ? MOE_ISA_AVX512_BF16 : MOE_ISA_AVX512;
     return MOE_ISA_AMX;
 }
 
 /* The matrix product of an instruction set, by the form of activations that the type takes. */
-#define DEFINE_MATMUL(isa, float_isa)                                                              \
+#define DEFINE_MATMUL(isa, float_isa, quant_isa)                                                   \
     static void matmul_##isa(const moe_matrix *w, int64_t group_begin, int64_t group_end,          \
                              const moe_activations *x, const int32_t *rows, int64_t n_tokens,      \
                              float *y, int64_t ldy)                                                \
@@ -73,13 +82,14 @@ moe_isa moe_cpu_best_isa(void)
         else if (w->type == MOE_TYPE_BF16_PAIRS)                                                   \
             moe_matmul_bf16_##isa(w, group_begin, group_end, x, rows, n_tokens, y, ldy);           \
         else                                                                                       \
-            moe_matmul_quant_##isa(w, group_begin, group_end, x, rows, n_tokens, y, ldy);          \
+            moe_matmul_quant_##quant_isa(w, group_begin, group_end, x, rows, n_tokens, y, ldy);    \
     }
 
-DEFINE_MATMUL(scalar, scalar)
-DEFINE_MATMUL(avx2, avx2)
-DEFINE_MATMUL(avx512, avx512)
-DEFINE_MATMUL(amx, avx512)
+DEFINE_MATMUL(scalar, scalar, scalar)
+DEFINE_MATMUL(avx2, avx2, avx2)
+DEFINE_MATMUL(avx512, avx512, avx512)
+DEFINE_MATMUL(avx512_bf16, avx512, avx512)
+DEFINE_MATMUL(amx, avx512, amx)
 
 /* A table whose product is that of one instruction set and whose other functions of another. */
 #define TABLE(number, product, isa_)                                                               \
@@ -87,8 +97,8 @@ DEFINE_MATMUL(amx, avx512)
         .isa = number, .name = #product, .matmul = matmul_##product,                               \
         .pack_group = moe_pack_group_##isa_, .quantize_32 = moe_quantize_32_##isa_,                \
         .quantize_256 = moe_quantize_256_##isa_, .round_bf16 = moe_round_bf16_##product,           \
-        .bf16_bytes = number == MOE_ISA_AMX ? 2 : 4, .dot = moe_dot_##isa_, .sum = moe_sum_##isa_, \
-        .max = moe_max_##isa_, .rms_norm = moe_rms_norm_##isa_,                                    \
+        .bf16_bytes = number >= MOE_ISA_AVX512_BF16 ? 2 : 4, .dot = moe_dot_##isa_,                \
+        .sum = moe_sum_##isa_, .max = moe_max_##isa_, .rms_norm = moe_rms_norm_##isa_,             \
         .layer_norm = moe_layer_norm_##isa_, .add = moe_add_##isa_,                                \
         .add_scaled = moe_add_scaled_##isa_, .scale = moe_scale_##isa_,                            \
         .silu_mul = moe_silu_mul_##isa_, .gelu_mul = moe_gelu_mul_##isa_,                          \
@@ -103,6 +113,7 @@ static const moe_kernels tables[] = {
     [MOE_ISA_SCALAR] = TABLE(MOE_ISA_SCALAR, scalar, scalar),
     [MOE_ISA_AVX2] = TABLE(MOE_ISA_AVX2, avx2, avx2),
     [MOE_ISA_AVX512] = TABLE(MOE_ISA_AVX512, avx512, avx512),
+    [MOE_ISA_AVX512_BF16] = TABLE(MOE_ISA_AVX512_BF16, avx512_bf16, avx512),
     [MOE_ISA_AMX] = TABLE(MOE_ISA_AMX, amx, avx512),
 };
 
@@ -112,7 +123,9 @@ const moe_kernels *moe_cpu_kernels(moe_isa isa)
 
     if (isa == MOE_ISA_AUTO)
         isa = best;
-    return isa >= MOE_ISA_SCALAR && isa <= best ? &tables[isa] : NULL;
+    if (isa < MOE_ISA_SCALAR || isa > best || (isa == MOE_ISA_AVX512_BF16 && !has_bf16_pairs()))
+        return NULL;
+    return &tables[isa];
 }
 
 bool moe_isa_by_name(const char *name, moe_isa *isa)
@@ -121,8 +134,8 @@ bool moe_isa_by_name(const char *name, moe_isa *isa)
         const char *name;
         moe_isa isa;
     } names[] = {
-        {"auto", MOE_ISA_AUTO},     {"scalar", MOE_ISA_SCALAR}, {"avx2", MOE_ISA_AVX2},
-        {"avx512", MOE_ISA_AVX512}, {"amx", MOE_ISA_AMX},
+        {"auto", MOE_ISA_AUTO},     {"scalar", MOE_ISA_SCALAR},           {"avx2", MOE_ISA_AVX2},
+        {"avx512", MOE_ISA_AVX512}, {"avx512_bf16", MOE_ISA_AVX512_BF16}, {"amx", MOE_ISA_AMX},
     };
 
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {

@@ -24,9 +24,10 @@
 typedef enum moe_isa {
     MOE_ISA_AUTO = -1,
     MOE_ISA_SCALAR = 0,
-    MOE_ISA_AVX2 = 1,   /* AVX2, FMA, F16C */
-    MOE_ISA_AVX512 = 2, /* AVX-512 F, BW, DQ, VL and VNNI */
-    MOE_ISA_AMX = 3,    /* AVX512 and AMX tiles for int8 and BF16 */
+    MOE_ISA_AVX2 = 1,        /* AVX2, FMA, F16C */
+    MOE_ISA_AVX512 = 2,      /* AVX-512 F, BW, DQ, VL and VNNI */
+    MOE_ISA_AVX512_BF16 = 3, /* AVX512 and products of BF16 pairs */
+    MOE_ISA_AMX = 4,         /* AVX512 and AMX tiles for int8 and BF16 */
 } moe_isa;
 
 /* The form of the activations that a weight type is multiplied with. */
@@ -119,7 +120,7 @@ size_t moe_attn_text_scratch_bytes(int n, int d);
 
 typedef struct moe_kernels {
     moe_isa isa;
-    const char *name; /* "scalar", "avx2", "avx512", "amx" */
+    const char *name; /* "scalar", "avx2", "avx512", "avx512_bf16", "amx" */
 
     /* Packs one group: rows[i] (i < n_rows <= 16) points to a row as stored in the file (little
      * endian, no alignment needed).  Rows beyond n_rows become zero rows.  All of the group's
@@ -144,7 +145,8 @@ typedef struct moe_kernels {
                          int32_t *sums);
 
     /* One row to BF16, filled up with zeros to whole units of 32 columns.  An element has
-     * bf16_bytes: 2 if the product reads BF16, 4 if it reads floats that hold such values. */
+     * bf16_bytes: 2 if the product reads BF16, 4 if it reads floats that hold such values.  Four
+     * columns side by side stand in the order that the product wants. */
     void (*round_bf16)(const float *x, int64_t n_cols, void *y);
     int bf16_bytes;
 
@@ -211,7 +213,8 @@ moe_isa moe_cpu_best_isa(void);
 /* The table of an instruction set; MOE_ISA_AUTO: the best.  NULL if the CPU does not have it. */
 const moe_kernels *moe_cpu_kernels(moe_isa isa);
 
-/* "scalar", "avx2", "avx512", "amx" or "auto" to an moe_isa; false if the name is unknown. */
+/* "scalar", "avx2", "avx512", "avx512_bf16", "amx" or "auto" to an moe_isa; false if the name is
+ * unknown. */
 bool moe_isa_by_name(const char *name, moe_isa *isa);
 
 #endif

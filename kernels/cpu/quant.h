@@ -172,6 +172,11 @@ MOE_QUANT_KERNELS(scalar);
 MOE_QUANT_KERNELS(avx2);
 MOE_QUANT_KERNELS(avx512);
 
+/* For AVX-512: many tokens with 8 bits, and weights without minima in blocks of 32 columns. */
+void moe_matmul_bytes_avx512(const moe_matrix *w, int64_t group_begin, int64_t group_end,
+                             const moe_activations *x, const int32_t *rows, int64_t n_tokens,
+                             float *y, int64_t ldy);
+
 /* Products of the types with blocks of 256 columns by themselves; AMX has products only. */
 void moe_matmul_super_avx512(const moe_matrix *w, int64_t group_begin, int64_t group_end,
                              const moe_activations *x, const int32_t *rows, int64_t n_tokens,

@@ -21,6 +21,9 @@
  * A vector of codes, four bytes to a lane, becomes one of its even and one of its odd bytes;
  * activations stand in pairs to match.
  *
+ * Many tokens of one plane with blocks of 32 columns without minima have a file of their own,
+ * quant_bytes_avx512.c.
+ *
  * All add the same numbers in the same order: a result does not depend on the way.
  *
  * Functions that take a type, a number of tokens or of groups are inlined into callers that give
@@ -477,7 +480,6 @@ PASS(pass_32_fine, MOE_TYPE_Q8_0, 2)
 PASS(pass_32_min_fine, MOE_TYPE_Q4_1, 2)
 PASS(pass_256_min_fine, MOE_TYPE_Q4_K, 2)
 PASS(pass_q6_k_fine, MOE_TYPE_Q6_K, 2)
-PASS(pass_32, MOE_TYPE_Q8_0, 1)
 PASS(pass_32_min, MOE_TYPE_Q4_1, 1)
 PASS(pass_256_min, MOE_TYPE_Q4_K, 1)
 PASS(pass_q6_k, MOE_TYPE_Q6_K, 1)
@@ -592,7 +594,7 @@ INLINE void batch_chunk(const moe_type type, const int planes, const moe_matrix 
         else if (form.has_min)
             (planes == 1 ? pass_32_min : pass_32_min_fine)(&tile, a, n_tokens, chunk == 0, y, ldy);
         else
-            (planes == 1 ? pass_32 : pass_32_fine)(&tile, a, n_tokens, chunk == 0, y, ldy);
+            pass_32_fine(&tile, a, n_tokens, chunk == 0, y, ldy);
     }
 }
 
@@ -625,7 +627,11 @@ INLINE void matmul(const moe_type type, const int planes, const moe_matrix *w, i
                    int64_t n_tokens, float *y, int64_t ldy)
 {
     if (n_tokens > FEW_TOKENS) {
-        many_tokens(type, planes, w, group_begin, group_end, x, rows, n_tokens, y, ldy);
+        if (planes == 1 && moe_quant_form_of(type).columns == 32 &&
+            !moe_quant_form_of(type).has_min)
+            moe_matmul_bytes_avx512(w, group_begin, group_end, x, rows, n_tokens, y, ldy);
+        else
+            many_tokens(type, planes, w, group_begin, group_end, x, rows, n_tokens, y, ldy);
         return;
     }
     switch (n_tokens) {

@@ -27,7 +27,7 @@ moe_status moe_engine_create(const moe_engine_options *options, moe_engine **out
     *out = NULL;
     if (!moe_isa_by_name(name, &isa)) {
         moe_fail(err, MOE_ERR_INVALID, "unknown instruction set \"%s\"", name);
-        return moe_hint(err, "Known are auto, scalar, avx2, avx512 and amx.");
+        return moe_hint(err, "Known are auto, scalar, avx2, avx512, avx512_bf16 and amx.");
     }
     if (moe_cpu_kernels(isa) == NULL) {
         moe_fail(err, MOE_ERR_UNSUPPORTED, "this CPU does not have the instruction set \"%s\"",

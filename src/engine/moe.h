@@ -50,7 +50,7 @@ typedef struct moe_engine moe_engine;
 
 typedef struct moe_engine_options {
     int n_threads;     /* 0: as many as the affinity mask and the cgroup allow */
-    const char *isa;   /* "auto", "scalar", "avx2", "avx512", "amx" */
+    const char *isa;   /* "auto", "scalar", "avx2", "avx512", "avx512_bf16", "amx" */
     bool reproducible; /* true: only kernels whose bits are the same on every CPU */
 } moe_engine_options;
 

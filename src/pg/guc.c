@@ -42,7 +42,8 @@ static const struct config_enum_entry isa_options[] = {
 	{"scalar", 1, false},
 	{"avx2", 2, false},
 	{"avx512", 3, false},
-	{"amx", 4, false},
+	{"avx512_bf16", 4, false},
+	{"amx", 5, false},
 	{NULL, 0, false}
 };
 

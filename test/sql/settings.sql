@@ -18,7 +18,7 @@ SELECT isa FROM moe.status;
 SELECT moe.embed('hello') = :'e' AS same;
 SELECT moe.chat('What is the capital of France?');
 RESET moe.cpu_isa;
-SELECT isa IN ('scalar', 'avx2', 'avx512', 'amx') AS known FROM moe.status;
+SELECT isa IN ('scalar', 'avx2', 'avx512', 'avx512_bf16', 'amx') AS known FROM moe.status;
 
 -- a setting that changes while a stream is open does not touch it
 BEGIN;

@@ -62,8 +62,10 @@ static inline void fill(uint64_t *state, float *p, int64_t n, int flavour)
     }
 }
 
+#define N_TABLES (MOE_ISA_AMX + 1)
+
 /* The tables of the instruction sets that this machine has. */
-static inline int tables_present(const moe_kernels *tables[4])
+static inline int tables_present(const moe_kernels *tables[N_TABLES])
 {
     int n = 0;
     for (int isa = MOE_ISA_SCALAR; isa <= MOE_ISA_AMX; isa++) {

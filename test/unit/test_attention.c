@@ -147,7 +147,7 @@ static void free_problem(problem *p)
 
 static void check_all_tables(problem *p)
 {
-    const moe_kernels *tables[4];
+    const moe_kernels *tables[N_TABLES];
     int n_tables = tables_present(tables);
 
     for (int i = 0; i < n_tables; i++) {
@@ -198,7 +198,7 @@ static void blocks_of_usual_shapes_follow_the_definition(void **unused)
 
 static void a_query_is_not_influenced_by_its_companions(void **unused)
 {
-    const moe_kernels *tables[4];
+    const moe_kernels *tables[N_TABLES];
     int n_tables = tables_present(tables);
     uint64_t state = 3;
     problem p;
@@ -224,7 +224,7 @@ static void a_query_is_not_influenced_by_its_companions(void **unused)
 
 static void keys_and_values_are_stored_alike(void **unused)
 {
-    const moe_kernels *tables[4];
+    const moe_kernels *tables[N_TABLES];
     int n_tables = tables_present(tables);
     uint64_t state = 4;
 
@@ -280,7 +280,7 @@ static void keys_and_values_are_stored_alike(void **unused)
 static void combined_blocks_are_attention_over_all_keys(void **unused)
 {
     enum { BLOCKS = 4, D = 40 };
-    const moe_kernels *tables[4];
+    const moe_kernels *tables[N_TABLES];
     int n_tables = tables_present(tables);
     uint64_t state = 5;
     problem p[BLOCKS];
@@ -329,7 +329,7 @@ static void combined_blocks_are_attention_over_all_keys(void **unused)
 
 static void combining_leaves_out_what_sees_nothing(void **unused)
 {
-    const moe_kernels *tables[4];
+    const moe_kernels *tables[N_TABLES];
     int n_tables = tables_present(tables);
 
     (void)unused;
@@ -388,7 +388,7 @@ static void texts_follow_the_definition(void **unused)
 {
     static const int lengths[] = {1, 2, 9, 15, 16, 17, 40, 64, 65, 130, 256, 257, 300, 513};
     static const int widths[] = {32, 16, 64, 5, 20, 33};
-    const moe_kernels *tables[4];
+    const moe_kernels *tables[N_TABLES];
     const int n_tables = tables_present(tables);
     uint64_t state = 8;
 

@@ -177,7 +177,7 @@ static float *logits_of(const char *path, moe_quantize quantize, int threads, co
 
 static void check_same_bits(const char *path, moe_quantize quantize)
 {
-    static const char *const isas[] = {"scalar", "avx2", "avx512", "amx"};
+    static const char *const isas[] = {"scalar", "avx2", "avx512", "avx512_bf16", "amx"};
     static const int chunks[] = {512, 64, 37, 1};
     size_t bytes, other_bytes;
     float *want = logits_of(path, quantize, 2, "auto", 512, &bytes), *got;

@@ -103,7 +103,7 @@ static void free_problem(problem *p)
 
 static void check_all_tables(problem *p)
 {
-    const moe_kernels *tables[4];
+    const moe_kernels *tables[N_TABLES];
     int n_tables = tables_present(tables);
     int64_t n_groups = (p->w.n_rows + 15) / 16;
 
@@ -149,7 +149,7 @@ static void products_of_many_tokens_and_columns_follow_the_definition(void **unu
 
 static void a_split_over_groups_or_tokens_changes_nothing(void **unused)
 {
-    const moe_kernels *tables[4];
+    const moe_kernels *tables[N_TABLES];
     int n_tables = tables_present(tables);
     uint64_t state = 3;
     problem p;
@@ -243,7 +243,7 @@ static uint16_t narrow_by_arithmetic(float f)
 
 static void half_conversions_are_exact(void **unused)
 {
-    const moe_kernels *tables[4];
+    const moe_kernels *tables[N_TABLES];
     int n_tables = tables_present(tables);
     uint64_t state = 6;
 

@@ -148,8 +148,9 @@ static void test_encoders_give_the_same_bits_everywhere(void **state)
     static const struct {
         const char *isa;
         int threads, copies;
-    } runs[] = {{"scalar", 1, COPIES}, {"avx2", 2, COPIES}, {"avx512", 1, 1},
-                {"avx512", 3, COPIES}, {"amx", 2, 1},       {"amx", 1, COPIES}};
+    } runs[] = {{"scalar", 1, COPIES}, {"avx2", 2, COPIES},   {"avx512", 1, 1},
+                {"avx512", 3, COPIES}, {"avx512_bf16", 2, 1}, {"avx512_bf16", 1, COPIES},
+                {"amx", 2, 1},         {"amx", 1, COPIES}};
     static const struct {
         moe_quantize quantize;
         double limit; /* of the normalised mean square error */

@@ -20,7 +20,7 @@ static void check_group(uint64_t *state, moe_type type, int n_rows, int64_t n_co
     uint8_t *expected = aligned_alloc(64, group_bytes), *got = aligned_alloc(64, group_bytes);
     uint8_t *rows[MOE_GROUP_ROWS];
     const void *pointers[MOE_GROUP_ROWS];
-    const moe_kernels *tables[4];
+    const moe_kernels *tables[N_TABLES];
     const int n_tables = tables_present(tables);
 
     assert_non_null(expected);

@@ -73,7 +73,7 @@ static const char *const names[N_OPERATIONS] = {
 static void all_instruction_sets_give_the_same_bits(void **unused)
 {
     static const int long_ones[] = {255, 256, 257, 1000, LONGEST};
-    const moe_kernels *tables[4];
+    const moe_kernels *tables[N_TABLES];
     int n_tables = tables_present(tables);
     uint64_t state = 1;
     arrays s = make_arrays();
@@ -111,7 +111,7 @@ static void all_instruction_sets_give_the_same_bits(void **unused)
 
 static void sums_follow_the_lane_rule(void **unused)
 {
-    const moe_kernels *tables[4];
+    const moe_kernels *tables[N_TABLES];
     int n_tables = tables_present(tables);
     uint64_t state = 2;
     arrays s = make_arrays();
@@ -204,7 +204,7 @@ static void functions_are_accurate(void **unused)
 
 static void exp_is_defined_at_the_ends_of_its_range(void **unused)
 {
-    const moe_kernels *tables[4];
+    const moe_kernels *tables[N_TABLES];
     int n_tables = tables_present(tables);
     const float x[] = {0.0f, -0.0f, -INFINITY, -1000.0f, -87.33651f, INFINITY, 1000.0f,
                        0x1.62e43p+6f, 0x1.62e42ep+6f, -87.3365f, NAN};
@@ -264,7 +264,7 @@ static void norms_and_softmax_are_accurate(void **unused)
 
 static void rope_rotates_the_pairs_of_its_style(void **unused)
 {
-    const moe_kernels *tables[4];
+    const moe_kernels *tables[N_TABLES];
     int n_tables = tables_present(tables);
     uint64_t state = 4;
 

@@ -249,7 +249,8 @@ static void each(pass *p, moe_pool_fn fn, int64_t n)
         fn(p, 0, n, p->thread);
 }
 
-/* The form of a prompt's activations for a matrix: all quantised types take 8 bits here. */
+/* The form of activations for a matrix: all quantised types take 8 bits here, but for the projection
+ * to values, which is small and where half of their error would come from. */
 static unsigned form_of(const moe_slot *slot)
 {
     const moe_act_form form = moe_act_form_of(slot->type);
@@ -259,7 +260,8 @@ static unsigned form_of(const moe_slot *slot)
 
 static unsigned projection_forms(const moe_slot *slots)
 {
-    return form_of(&slots[MOE_Q]) | form_of(&slots[MOE_K]) | form_of(&slots[MOE_V]);
+    return form_of(&slots[MOE_Q]) | form_of(&slots[MOE_K]) |
+           1u << moe_act_form_of(slots[MOE_V].type);
 }
 
 /* Norm of a row of states, where there is one, and its conversion. */
@@ -399,6 +401,7 @@ static void attention(pass *p, const moe_slot *slots)
     products[0] = whole_product(p, &slots[MOE_Q], &slots[MOE_Q_BIAS], &r->in, r->q);
     products[1] = whole_product(p, &slots[MOE_K], &slots[MOE_K_BIAS], &r->in, r->k);
     products[2] = whole_product(p, &slots[MOE_V], &slots[MOE_V_BIAS], &r->in, r->v);
+    products[2].n_bytes = 0;
     multiply(p, products, 3);
     each(p, attend, (int64_t)p->block.n_spans * p->d->spec->n_heads);
 
