@@ -3,8 +3,9 @@
  *
  * vpdpbusd multiplies four unsigned codes of a row with four signed bytes that all lanes share.  A
  * unit of 32 columns takes eight of them with 8-bit activations, and sixteen with the two planes of
- * 15 bits.  Sums within a sub-block are exact in int32; scales, bias and minima are applied per
- * sub-block.  The float steps are those of quant_scalar.c.
+ * 15 bits.  Sums within a block are exact in int32; scales, bias and minima are applied per block.
+ * The float steps are those of quant_scalar.c.  Types with blocks of 256 columns have a file of their
+ * own, quant_super_avx512.c.
  *
  * Two ways through a matrix:
  *   few tokens   (decode) every group is read once from memory and its codes are widened in
@@ -15,14 +16,10 @@
  *
  * Many tokens with two planes meet words: the two planes put together are one, a code less its bias
  * is another.  vpdpwssd multiplies pairs of them, sixteen times per unit, and neither planes nor
- * bias are left to be added to the sums.  In super-blocks the code is multiplied with the scale of
- * its sub-block as well, |sc * (c - bias)| <= 128 * 32, so that there is nothing to do between
- * sub-blocks: sums of a whole super-block are exact in int32 (moe_quant_top) and stay in registers.
- * A vector of codes, four bytes to a lane, becomes one of its even and one of its odd bytes;
- * activations stand in pairs to match.
+ * bias are left to be added to the sums.  A vector of codes, four bytes to a lane, becomes one of its
+ * even and one of its odd bytes; activations stand in pairs to match.
  *
- * Many tokens of one plane with blocks of 32 columns without minima have a file of their own,
- * quant_bytes_avx512.c.
+ * Many tokens of one plane, with types that have no minima, have a file too, quant_bytes_avx512.c.
  *
  * All add the same numbers in the same order: a result does not depend on the way.
  *
@@ -36,7 +33,6 @@
 #define TILE_TOKENS 12 /* tokens whose sums are in registers together */
 #define FEW_TOKENS 5   /* up to so many tokens the codes are widened in registers */
 #define TURN_GROUPS 16 /* groups that two halves of tokens pass over in turns */
-#define PREFETCH_BYTES 4096
 #define STRETCH_CHUNKS 32 /* chunks whose terms are prepared together for few tokens */
 
 /* One token's activations of a chunk. */
@@ -87,71 +83,39 @@ INLINE void dot(const int planes, const int n_tokens, const int n, const __m512i
         sum[t] = _mm512_add_epi32(_mm512_slli_epi32(sum[t], 7), low[t]);
 }
 
-/* Sub-block j of a chunk, a unit or half a unit of codes: the sums less their bias. */
-INLINE void sub_block(const moe_type type, const int planes, const int n_tokens, const __m512i w[],
-                      const token_row a[], int j, __m512i sum[])
-{
-    const int columns = type == MOE_TYPE_Q6_K ? 16 : 32;
-
-    dot(planes, n_tokens, columns / 4, w, a, columns * j, sum);
-    if (moe_quant_form_of(type).has_min)
-        return;
-    UNROLL
-    for (int t = 0; t < n_tokens; t++)
-        sum[t] = _mm512_add_epi32(sum[t], _mm512_set1_epi32(a[t].terms->ints[j]));
-}
-
-/* Unit u of a chunk, with codes w: to acc for blocks of 32 columns, to total for super-blocks. */
+/* Adds unit u of a chunk, a block with codes w, to acc. */
 INLINE void add_unit(const moe_type type, const int planes, const int n_tokens, const __m512i w[],
-                     const chunk_scales *s, const token_row a[], int u, __m512i total[],
-                     __m512 acc[])
+                     const chunk_scales *s, const token_row a[], int u, __m512 acc[])
 {
-    const int n_sub = type == MOE_TYPE_Q6_K ? 2 : 1;
     __m512i sum[FEW_TOKENS];
 
+    dot(planes, n_tokens, 8, w, a, MOE_QUANT_UNIT * u, sum);
     UNROLL
-    for (int i = 0; i < n_sub; i++) {
-        const int j = n_sub * u + i;
-
-        sub_block(type, planes, n_tokens, w + 4 * i, a, j, sum);
-        UNROLL
-        for (int t = 0; t < n_tokens; t++) {
-            if (moe_quant_form_of(type).columns == 32)
-                acc[t] = add_block_32(type, s, a[t].terms, u, _mm512_cvtepi32_ps(sum[t]), acc[t]);
-            else
-                total[t] = _mm512_add_epi32(total[t], _mm512_mullo_epi32(sum[t], s->sc[j]));
-        }
+    for (int t = 0; t < n_tokens; t++) {
+        if (!moe_quant_form_of(type).has_min)
+            sum[t] = _mm512_add_epi32(sum[t], _mm512_set1_epi32(a[t].terms->ints[u]));
+        acc[t] = add_block_32(type, s, a[t].terms, u, _mm512_cvtepi32_ps(sum[t]), acc[t]);
     }
 }
 
 /* The units of one chunk, from block `block` on, to acc. */
 INLINE void add_packed_chunk(const moe_type type, const int planes, const int n_tokens,
                              const uint8_t *packed, int64_t block, int n_units, const token_row a[],
-                             __m512 acc[])
+                             const bool fetch, __m512 acc[])
 {
     const moe_quant_form form = moe_quant_form_of(type);
-    __m512i total[FEW_TOKENS];
     chunk_scales s;
 
     load_scales(type, planes, packed, block, n_units, &s);
-    UNROLL
-    for (int t = 0; t < n_tokens; t++)
-        total[t] = _mm512_setzero_si512();
     for (int u = 0; u < n_units; u++) {
         const uint8_t *p = unit_of(type, packed, block, u);
         __m512i w[8];
 
-        UNROLL
-        for (size_t i = 0; i < moe_quant_unit_bytes(form); i += 64)
-            _mm_prefetch((const char *)p + PREFETCH_BYTES + i, _MM_HINT_T0);
+        if (fetch)
+            prefetch_ahead(p, moe_quant_unit_bytes(form));
         widen_unit(form.bits, p, w);
-        add_unit(type, planes, n_tokens, w, &s, a, u, total, acc);
+        add_unit(type, planes, n_tokens, w, &s, a, u, acc);
     }
-    if (form.columns == 32)
-        return;
-    UNROLL
-    for (int t = 0; t < n_tokens; t++)
-        acc[t] = add_super_block(type, planes, &s, a[t].terms, total[t], acc[t]);
 }
 
 /* n_tokens <= FEW_TOKENS tokens with groups [group_begin, group_end), a stretch of columns after
@@ -163,6 +127,7 @@ INLINE void few_tokens(const moe_type type, const int planes, const int n_tokens
     const int blocks_per_chunk = CHUNK_COLUMNS / moe_quant_form_of(type).columns;
     const size_t group_bytes = moe_packed_group_bytes(type, w->n_cols);
     const int64_t n_chunks = (w->n_cols + CHUNK_COLUMNS - 1) / CHUNK_COLUMNS;
+    const bool fetch = wants_prefetch();
     token_terms terms[STRETCH_CHUNKS][FEW_TOKENS];
 
     for (int64_t first = 0; first < n_chunks; first += STRETCH_CHUNKS) {
@@ -191,7 +156,7 @@ INLINE void few_tokens(const moe_type type, const int planes, const int n_tokens
                     a[t].terms = &terms[c - first][t];
                 }
                 add_packed_chunk(type, planes, n_tokens, packed, c * blocks_per_chunk,
-                                 units_of(w, c), a, acc);
+                                 units_of(w, c), a, fetch, acc);
             }
             UNROLL
             for (int t = 0; t < n_tokens; t++)
@@ -221,13 +186,12 @@ INLINE __m512i dot4(__m512i sum, __m512i codes, const int8_t *activations)
     return sum;
 }
 
-/* n vectors of codes of both groups, from vector `first` on, times the activations of tokens
- * [token, token + n_tokens). */
-INLINE void dot_pair(const int n_tokens, const int n, const pair_tile *w, int first,
-                     const chunk_acts *a, int token, __m512i sum[][2])
+/* Unit u of both groups times the activations of tokens [token, token + n_tokens). */
+INLINE void dot_pair(const int n_tokens, const pair_tile *w, int u, const chunk_acts *a, int token,
+                     __m512i sum[][2])
 {
-    const int8_t *from = a->planes[token][0] + 4 * first;
-    const __m512i *codes[2] = {w->codes[0] + first, w->codes[1] + first};
+    const int8_t *from = a->planes[token][0] + MOE_QUANT_UNIT * u;
+    const __m512i *codes[2] = {w->codes[0] + 8 * u, w->codes[1] + 8 * u};
 
     /* What is read lies at constant distances from these: without this the compiler keeps an
      * address for each token. */
@@ -236,7 +200,7 @@ INLINE void dot_pair(const int n_tokens, const int n, const pair_tile *w, int fi
     for (int t = 0; t < n_tokens; t++)
         sum[t][0] = sum[t][1] = _mm512_setzero_si512();
     UNROLL
-    for (int v = 0; v < n; v++) {
+    for (int v = 0; v < 8; v++) {
         __m512i w0 = codes[0][v], w1 = codes[1][v];
 
         UNROLL
@@ -249,64 +213,13 @@ INLINE void dot_pair(const int n_tokens, const int n, const pair_tile *w, int fi
     }
 }
 
-/* Sub-block j of a tile; the results or the totals of super-blocks are in memory, since all
- * registers hold sums. */
-INLINE void add_sub_block(const moe_type type, const int n_tokens, const pair_tile *w, int j,
-                          const chunk_acts *a, int token, __m512i (*total)[2], __m512 (*acc)[2])
-{
-    const int n = type == MOE_TYPE_Q6_K ? 4 : 8;
-    __m512i sum[TILE_TOKENS][2];
-
-    dot_pair(n_tokens, n, w, n * j, a, token, sum);
-    UNROLL
-    for (int t = 0; t < n_tokens; t++) {
-        const token_terms *terms = &a->terms[token + t];
-
-        UNROLL
-        for (int g = 0; g < 2; g++) {
-            const chunk_scales *s = &w->scales[g];
-
-            if (!moe_quant_form_of(type).has_min)
-                sum[t][g] = _mm512_add_epi32(sum[t][g], _mm512_set1_epi32(terms->ints[j]));
-            if (moe_quant_form_of(type).columns == 32)
-                acc[t][g] =
-                    add_block_32(type, s, terms, j, _mm512_cvtepi32_ps(sum[t][g]), acc[t][g]);
-            else
-                total[t][g] =
-                    _mm512_add_epi32(total[t][g], _mm512_mullo_epi32(sum[t][g], s->sc[j]));
-        }
-    }
-}
-
 /* Where the results of token t and group g of a tile are. */
 INLINE float *place_of(const pair_tile *w, int t, int g, float *y, int64_t ldy)
 {
     return y + t * ldy + w->group[g] * MOE_GROUP_ROWS;
 }
 
-/* y += the totals of super-blocks of tokens [token, token + n_tokens) of a batch. */
-INLINE void finish_super_blocks(const moe_type type, const int planes, const int n_tokens,
-                                const pair_tile *w, const chunk_acts *a, int token,
-                                __m512i (*total)[2], bool is_first_chunk, float *y, int64_t ldy)
-{
-    UNROLL
-    for (int t = 0; t < n_tokens; t++) {
-        __m512 acc[2];
-
-        UNROLL
-        for (int g = 0; g < 2; g++) {
-            acc[g] = is_first_chunk ? _mm512_setzero_ps()
-                                    : _mm512_maskz_loadu_ps(w->lanes[g], place_of(w, t, g, y, ldy));
-            acc[g] = add_super_block(type, planes, &w->scales[g], &a->terms[token + t], total[t][g],
-                                     acc[g]);
-        }
-        UNROLL
-        for (int g = 0; g < 2; g++) /* after both loads: the groups may be the same */
-            _mm512_mask_storeu_ps(place_of(w, t, g, y, ldy), w->lanes[g], acc[g]);
-    }
-}
-
-/* sum + two scaled codes of every row times two activations, which are broadcast likewise. */
+/* sum + two words of every row times two activations, which are broadcast likewise. */
 INLINE __m512i dot2(__m512i sum, __m512i codes, const int16_t *activations)
 {
     __asm__("vpdpwssd %2%{1to16%}, %1, %0"
@@ -338,24 +251,9 @@ INLINE void add_words(const int n_tokens, const pair_tile *w, const chunk_acts *
     }
 }
 
-/* Tokens [token, token + n_tokens) of a batch with a tile of super-blocks: y += products. */
-INLINE void tile_super_words(const moe_type type, const int n_tokens, const pair_tile *w,
-                             const chunk_acts *a, int token, bool is_first_chunk, float *y,
-                             int64_t ldy)
-{
-    __m512i sum[TILE_TOKENS][2];
-
-    UNROLL
-    for (int t = 0; t < n_tokens; t++)
-        sum[t][0] = sum[t][1] = _mm512_setzero_si512();
-    for (int u = 0; u < CHUNK_UNITS; u++)
-        add_words(n_tokens, w, a, token, u, sum);
-    finish_super_blocks(type, 2, n_tokens, w, a, token, sum, is_first_chunk, y, ldy);
-}
-
-/* The same with blocks of 32 columns.  The results are in memory where the sums need the registers.
- */
-INLINE void tile_block_words(const moe_type type, const int n_tokens, const pair_tile *w,
+/* Words of tokens [token, token + n_tokens) of a batch with a tile: y += products.  The results are in
+ * memory where the sums need the registers. */
+INLINE void tile_words(const moe_type type, const int n_tokens, const pair_tile *w,
                              const chunk_acts *a, int token, bool is_first_chunk, float *y,
                              int64_t ldy)
 {
@@ -399,46 +297,33 @@ INLINE void tile_block_words(const moe_type type, const int n_tokens, const pair
     }
 }
 
-/* Tokens [token, token + n_tokens) of a batch with a tile: y += products. */
-INLINE void tile_tokens(const moe_type type, const int planes, const int n_tokens,
-                        const pair_tile *w, const chunk_acts *a, int token, bool is_first_chunk,
-                        float *y, int64_t ldy)
+/* Bytes of tokens [token, token + n_tokens) of a batch with a tile: y += products.  The results are in
+ * memory, since all registers hold sums. */
+INLINE void tile_bytes(const moe_type type, const int n_tokens, const pair_tile *w,
+                       const chunk_acts *a, int token, bool is_first_chunk, float *y, int64_t ldy)
 {
-    const bool super_blocks = moe_quant_form_of(type).columns == MOE_QUANT_SUPER;
     __m512 results[TILE_TOKENS][2], (*acc)[2] = results;
-    __m512i totals[TILE_TOKENS][2], (*total)[2] = totals;
 
-    if (planes == 2) {
-        if (super_blocks)
-            tile_super_words(type, n_tokens, w, a, token, is_first_chunk, y, ldy);
-        else
-            tile_block_words(type, n_tokens, w, a, token, is_first_chunk, y, ldy);
-        return;
-    }
-    __asm__("" : "+r"(acc), "+r"(total)); /* keeps the compiler from holding them in registers */
+    __asm__("" : "+r"(acc)); /* keeps the compiler from holding them in registers */
     UNROLL
     for (int t = 0; t < n_tokens; t++) {
         UNROLL
-        for (int g = 0; g < 2; g++) {
-            if (super_blocks)
-                total[t][g] = _mm512_setzero_si512();
-            else
-                acc[t][g] = is_first_chunk
-                                ? _mm512_setzero_ps()
-                                : _mm512_maskz_loadu_ps(w->lanes[g], place_of(w, t, g, y, ldy));
-        }
+        for (int g = 0; g < 2; g++)
+            acc[t][g] = is_first_chunk
+                            ? _mm512_setzero_ps()
+                            : _mm512_maskz_loadu_ps(w->lanes[g], place_of(w, t, g, y, ldy));
     }
     for (int u = 0; u < w->n_units; u++) {
-        if (type != MOE_TYPE_Q6_K) {
-            add_sub_block(type, n_tokens, w, u, a, token, total, acc);
-        } else {
-            add_sub_block(type, n_tokens, w, 2 * u, a, token, total, acc);
-            add_sub_block(type, n_tokens, w, 2 * u + 1, a, token, total, acc);
+        __m512i sum[TILE_TOKENS][2];
+
+        dot_pair(n_tokens, w, u, a, token, sum);
+        UNROLL
+        for (int t = 0; t < n_tokens; t++) {
+            UNROLL
+            for (int g = 0; g < 2; g++)
+                acc[t][g] = add_block_32(type, &w->scales[g], &a->terms[token + t], u,
+                                         _mm512_cvtepi32_ps(sum[t][g]), acc[t][g]);
         }
-    }
-    if (super_blocks) {
-        finish_super_blocks(type, 1, n_tokens, w, a, token, total, is_first_chunk, y, ldy);
-        return;
     }
     UNROLL
     for (int t = 0; t < n_tokens; t++) {
@@ -457,66 +342,32 @@ INLINE int next_tile(int n)
 }
 
 /* All tokens of a batch with a tile.  Once widened, types that differ in the width of their codes
- * or in the bias only are alike: Q4_0 and Q5_0 pass as Q8_0, Q5_1 as Q4_1 and Q5_K as Q4_K. */
-#define PASS(name, type, planes)                                                                   \
+ * or in the bias only are alike: Q4_0 and Q5_0 pass as Q8_0, and Q5_1 as Q4_1. */
+#define PASS(name, tile, type)                                                                     \
     static void name(const pair_tile *w, const chunk_acts *a, int n_tokens, bool is_first_chunk,   \
                      float *y, int64_t ldy)                                                        \
     {                                                                                              \
         for (int t = 0, n; t < n_tokens; t += n, y += n * ldy) {                                   \
             n = next_tile(n_tokens - t);                                                           \
             if (n == TILE_TOKENS)                                                                  \
-                tile_tokens(type, planes, TILE_TOKENS, w, a, t, is_first_chunk, y, ldy);           \
+                tile(type, TILE_TOKENS, w, a, t, is_first_chunk, y, ldy);                          \
             else if (n == 8)                                                                       \
-                tile_tokens(type, planes, 8, w, a, t, is_first_chunk, y, ldy);                     \
+                tile(type, 8, w, a, t, is_first_chunk, y, ldy);                                    \
             else if (n == 4)                                                                       \
-                tile_tokens(type, planes, 4, w, a, t, is_first_chunk, y, ldy);                     \
+                tile(type, 4, w, a, t, is_first_chunk, y, ldy);                                    \
             else if (n == 2)                                                                       \
-                tile_tokens(type, planes, 2, w, a, t, is_first_chunk, y, ldy);                     \
+                tile(type, 2, w, a, t, is_first_chunk, y, ldy);                                    \
             else                                                                                   \
-                tile_tokens(type, planes, 1, w, a, t, is_first_chunk, y, ldy);                     \
+                tile(type, 1, w, a, t, is_first_chunk, y, ldy);                                    \
         }                                                                                          \
     }
-PASS(pass_32_fine, MOE_TYPE_Q8_0, 2)
-PASS(pass_32_min_fine, MOE_TYPE_Q4_1, 2)
-PASS(pass_256_min_fine, MOE_TYPE_Q4_K, 2)
-PASS(pass_q6_k_fine, MOE_TYPE_Q6_K, 2)
-PASS(pass_32_min, MOE_TYPE_Q4_1, 1)
-PASS(pass_256_min, MOE_TYPE_Q4_K, 1)
-PASS(pass_q6_k, MOE_TYPE_Q6_K, 1)
+PASS(pass_words, tile_words, MOE_TYPE_Q8_0)
+PASS(pass_words_min, tile_words, MOE_TYPE_Q4_1)
+PASS(pass_bytes_min, tile_bytes, MOE_TYPE_Q4_1)
 #undef PASS
 
-/* Unit u of a super-block to sixteen vectors of words sc * (code - bias): the even bytes of the
- * unit's eight vectors, then the odd ones. */
-INLINE void scale_unit(const moe_type type, const uint8_t *p, const chunk_scales *s, int u,
-                       __m512i to[16])
-{
-    const int n_sub = type == MOE_TYPE_Q6_K ? 2 : 1, n = 8 / n_sub;
-    __m512i w[8];
-
-    widen_unit(moe_quant_form_of(type).bits, p, w);
-    UNROLL
-    for (int i = 0; i < n_sub; i++) {
-        const __m512i sc = s->sc[n_sub * u + i];
-        /* As a byte beside a zero, a scale picks the even or the odd codes. */
-        const __m512i byte = _mm512_and_si512(sc, _mm512_set1_epi32(255));
-        const __m512i even = _mm512_or_si512(byte, _mm512_slli_epi32(byte, 16));
-        const __m512i odd = _mm512_slli_epi16(even, 8);
-        /* The bias, 32, times the scale. */
-        const __m512i bias = _mm512_srai_epi16(odd, 3);
-
-        UNROLL
-        for (int v = n * i; v < n * i + n; v++) {
-            to[v] = _mm512_maddubs_epi16(w[v], even);
-            to[v + 8] = _mm512_maddubs_epi16(w[v], odd);
-            if (type == MOE_TYPE_Q6_K) {
-                to[v] = _mm512_sub_epi16(to[v], bias);
-                to[v + 8] = _mm512_sub_epi16(to[v + 8], bias);
-            }
-        }
-    }
-}
-
-/* Unit p of a block of 32 columns to sixteen vectors of words, code - bias, in the same order. */
+/* Unit p to sixteen vectors of words, code - bias: the even bytes of the unit's eight vectors, then the
+ * odd ones. */
 INLINE void spread_unit(const moe_type type, const uint8_t *p, __m512i to[16])
 {
     const moe_quant_form form = moe_quant_form_of(type);
@@ -531,7 +382,7 @@ INLINE void spread_unit(const moe_type type, const uint8_t *p, __m512i to[16])
     }
 }
 
-/* As gather_token, but the planes are put together to words, in the order of scale_unit: columns
+/* As gather_token, but the planes are put together to words, in the order of spread_unit: columns
  * 4v and 4v + 2 of a unit for all v, then 4v + 1 and 4v + 3. */
 INLINE void gather_words(const moe_type type, const moe_activations *x, int64_t row, int64_t chunk,
                          int n_units, chunk_acts *a, int t)
@@ -578,23 +429,16 @@ INLINE void batch_chunk(const moe_type type, const int planes, const moe_matrix 
 
                 if (planes == 1)
                     widen_unit(form.bits, p, &tile.codes[i][8 * u]);
-                else if (form.columns == MOE_QUANT_SUPER)
-                    scale_unit(type, p, &tile.scales[i], u, &tile.codes[i][16 * u]);
                 else
                     spread_unit(type, p, &tile.codes[i][16 * u]);
             }
             if (group + 2 < group_end)
                 prefetch_chunk(type, packed + 2 * group_bytes, block, tile.n_units);
         }
-        if (type == MOE_TYPE_Q6_K)
-            (planes == 1 ? pass_q6_k : pass_q6_k_fine)(&tile, a, n_tokens, chunk == 0, y, ldy);
-        else if (form.columns == MOE_QUANT_SUPER)
-            (planes == 1 ? pass_256_min : pass_256_min_fine)(&tile, a, n_tokens, chunk == 0, y,
-                                                             ldy);
-        else if (form.has_min)
-            (planes == 1 ? pass_32_min : pass_32_min_fine)(&tile, a, n_tokens, chunk == 0, y, ldy);
+        if (planes == 1)
+            pass_bytes_min(&tile, a, n_tokens, chunk == 0, y, ldy);
         else
-            pass_32_fine(&tile, a, n_tokens, chunk == 0, y, ldy);
+            (form.has_min ? pass_words_min : pass_words)(&tile, a, n_tokens, chunk == 0, y, ldy);
     }
 }
 
@@ -627,8 +471,7 @@ INLINE void matmul(const moe_type type, const int planes, const moe_matrix *w, i
                    int64_t n_tokens, float *y, int64_t ldy)
 {
     if (n_tokens > FEW_TOKENS) {
-        if (planes == 1 && moe_quant_form_of(type).columns == 32 &&
-            !moe_quant_form_of(type).has_min)
+        if (planes == 1 && !moe_quant_form_of(type).has_min)
             moe_matmul_bytes_avx512(w, group_begin, group_end, x, rows, n_tokens, y, ldy);
         else
             many_tokens(type, planes, w, group_begin, group_end, x, rows, n_tokens, y, ldy);
@@ -675,12 +518,16 @@ void moe_matmul_quant_avx512(const moe_matrix *w, int64_t group_begin, int64_t g
     switch (w->type) {
 #define CASE(type)                                                                                 \
     case type:                                                                                     \
-        if (moe_quant_planes(moe_quant_form_of(type), x)->lo == NULL)                              \
+        if (x->b32.lo == NULL)                                                                     \
             matmul(type, 1, w, group_begin, group_end, x, rows, n_tokens, y, ldy);                 \
         else                                                                                       \
             matmul(type, 2, w, group_begin, group_end, x, rows, n_tokens, y, ldy);                 \
         break
-        MOE_QUANT_CASES(CASE);
+        CASE(MOE_TYPE_Q8_0);
+        CASE(MOE_TYPE_Q4_0);
+        CASE(MOE_TYPE_Q4_1);
+        CASE(MOE_TYPE_Q5_0);
+        CASE(MOE_TYPE_Q5_1);
 #undef CASE
     default:
         break;
