@@ -244,17 +244,19 @@ embed_texts() { # MODEL THREADS WORK: all texts by one call in a warm session
         echo '\timing on'
         echo "SELECT count(*) FROM moe.embed((SELECT array_agg(line ORDER BY n) FROM texts), '$1');"
     } | sql -o /dev/null | psql_times)
-    record "${1%-bf16}" "$2" "$3" "$(sql <<<"SELECT count(*) / $t * 1000 FROM texts")"
+    record "${1%-quantized}" "$2" "$3" "$(sql <<<"SELECT count(*) / $t * 1000 FROM texts")"
 }
 
-# Embeddings with the weights as they are and in BF16, and by sentence-transformers.
+# Embeddings with the weights as they are, in BF16 and in Q8_0, and by sentence-transformers.
 embed_work() { # MODEL THREADS
     local name=${1##*/} line dtype
     load "$1"
-    sql -o /dev/null <<<"SET client_min_messages = warning;
-        SELECT moe.load_model('$name-bf16', '$CLUSTER/$name', '{\"quantize\": \"bf16\", \"replace\": true}')"
     embed_texts "$name" "$2" sql_embed_texts
-    embed_texts "$name-bf16" "$2" sql_embed_bf16_texts
+    for dtype in bf16 q8_0; do
+        sql -o /dev/null <<<"SET client_min_messages = warning;
+            SELECT moe.load_model('$name-quantized', '$CLUSTER/$name', '{\"quantize\": \"$dtype\", \"replace\": true}')"
+        embed_texts "$name-quantized" "$2" "sql_embed_${dtype}_texts"
+    done
     record_json "$("$engine" -t "$2" -r 1 -w embed "$1")"
     sql <<<"INSERT INTO need SELECT '$name', 'text_tokens', avg(moe.count_tokens(line, '$name')) FROM texts ON CONFLICT DO NOTHING"
     [ -n "$PEERS" ] || return 0
@@ -320,9 +322,10 @@ for round in $(seq "$reps"); do
     done
 done
 
-# Peers have one figure for both
-sql <<<"INSERT INTO sample SELECT engine, config, model, threads, 'sql_embed_bf16_texts', value
-          FROM sample WHERE work = 'sql_embed_texts' AND engine <> 'pg_moe'"
+# Peers have one figure for all forms
+sql <<<"INSERT INTO sample SELECT engine, config, model, threads, form, value
+          FROM sample, unnest('{sql_embed_bf16_texts, sql_embed_q8_0_texts}'::text[]) AS form
+         WHERE work = 'sql_embed_texts' AND engine <> 'pg_moe'"
 cpu=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)
 sql -v machine="$cpu, $(nproc) cores" <<<"SELECT report(:'machine')" >"$build/bench.json"
 printf '\n%s, %d cores, %s, medians of %d\n\n' "$cpu" "$(nproc)" "$(date +%F)" "$reps"
