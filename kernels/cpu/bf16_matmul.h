@@ -10,8 +10,9 @@
 
 #include "kernels.h"
 
-#define MOE_BF16_UNIT 32 /* columns whose products are summed before they are added to the result  \
-                          */
+#define MOE_BF16_UNIT                                                                              \
+    32 /* columns whose products are summed before they are added to the result                    \
+        */
 
 #define MOE_DECLARE_BF16(isa)                                                                      \
     void moe_matmul_bf16_##isa(const moe_matrix *w, int64_t group_begin, int64_t group_end,        \

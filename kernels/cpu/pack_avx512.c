@@ -1,8 +1,8 @@
 /*
  * Packing with AVX-512: all 16 rows of a group at a time.
  *
- * A vector of a group is a cache line.  It is not written round the caches: the line is there, since
- * the kernel has just zeroed the page, and a product with it follows.
+ * A vector of a group is a cache line.  It is not written round the caches: the line is there,
+ * since the kernel has just zeroed the page, and a product with it follows.
  */
 #include <immintrin.h>
 #include <stdint.h>

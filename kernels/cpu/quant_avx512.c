@@ -4,8 +4,8 @@
  * vpdpbusd multiplies four unsigned codes of a row with four signed bytes that all lanes share.  A
  * unit of 32 columns takes eight of them with 8-bit activations, and sixteen with the two planes of
  * 15 bits.  Sums within a block are exact in int32; scales, bias and minima are applied per block.
- * The float steps are those of quant_scalar.c.  Types with blocks of 256 columns have a file of their
- * own, quant_super_avx512.c.
+ * The float steps are those of quant_scalar.c.  Types with blocks of 256 columns have a file of
+ * their own, quant_super_avx512.c.
  *
  * Two ways through a matrix:
  *   few tokens   (decode) every group is read once from memory and its codes are widened in
@@ -16,8 +16,8 @@
  *
  * Many tokens with two planes meet words: the two planes put together are one, a code less its bias
  * is another.  vpdpwssd multiplies pairs of them, sixteen times per unit, and neither planes nor
- * bias are left to be added to the sums.  A vector of codes, four bytes to a lane, becomes one of its
- * even and one of its odd bytes; activations stand in pairs to match.
+ * bias are left to be added to the sums.  A vector of codes, four bytes to a lane, becomes one of
+ * its even and one of its odd bytes; activations stand in pairs to match.
  *
  * Many tokens of one plane, with types that have no minima, have a file too, quant_bytes_avx512.c.
  *
@@ -30,9 +30,9 @@
 
 #include "quant_chunk_avx512.h"
 
-#define TILE_TOKENS 12 /* tokens whose sums are in registers together */
-#define FEW_TOKENS 5   /* up to so many tokens the codes are widened in registers */
-#define TURN_GROUPS 16 /* groups that two halves of tokens pass over in turns */
+#define TILE_TOKENS 12    /* tokens whose sums are in registers together */
+#define FEW_TOKENS 5      /* up to so many tokens the codes are widened in registers */
+#define TURN_GROUPS 16    /* groups that two halves of tokens pass over in turns */
 #define STRETCH_CHUNKS 32 /* chunks whose terms are prepared together for few tokens */
 
 /* One token's activations of a chunk. */
@@ -177,15 +177,6 @@ typedef struct pair_tile {
     int n_units;
 } pair_tile;
 
-/* sum + four codes of every row times four activations, which are broadcast as they are loaded. */
-INLINE __m512i dot4(__m512i sum, __m512i codes, const int8_t *activations)
-{
-    __asm__("vpdpbusd %2%{1to16%}, %1, %0"
-            : "+v"(sum)
-            : "v"(codes), "m"(*(const int8_t(*)[4])activations));
-    return sum;
-}
-
 /* Unit u of both groups times the activations of tokens [token, token + n_tokens). */
 INLINE void dot_pair(const int n_tokens, const pair_tile *w, int u, const chunk_acts *a, int token,
                      __m512i sum[][2])
@@ -219,15 +210,6 @@ INLINE float *place_of(const pair_tile *w, int t, int g, float *y, int64_t ldy)
     return y + t * ldy + w->group[g] * MOE_GROUP_ROWS;
 }
 
-/* sum + two words of every row times two activations, which are broadcast likewise. */
-INLINE __m512i dot2(__m512i sum, __m512i codes, const int16_t *activations)
-{
-    __asm__("vpdpwssd %2%{1to16%}, %1, %0"
-            : "+v"(sum)
-            : "v"(codes), "m"(*(const int16_t(*)[2])activations));
-    return sum;
-}
-
 /* sums (n_tokens, both groups) = unit u of a tile, in words, times tokens [token, token + n_tokens)
  * of a batch, in words as well, added to what is there. */
 INLINE void add_words(const int n_tokens, const pair_tile *w, const chunk_acts *a, int token, int u,
@@ -251,11 +233,10 @@ INLINE void add_words(const int n_tokens, const pair_tile *w, const chunk_acts *
     }
 }
 
-/* Words of tokens [token, token + n_tokens) of a batch with a tile: y += products.  The results are in
- * memory where the sums need the registers. */
+/* Words of tokens [token, token + n_tokens) of a batch with a tile: y += products.  The results are
+ * in memory where the sums need the registers. */
 INLINE void tile_words(const moe_type type, const int n_tokens, const pair_tile *w,
-                             const chunk_acts *a, int token, bool is_first_chunk, float *y,
-                             int64_t ldy)
+                       const chunk_acts *a, int token, bool is_first_chunk, float *y, int64_t ldy)
 {
     const bool in_memory = n_tokens > TILE_TOKENS / 2;
     const __mmask16 lanes[2] = {w->lanes[0], w->lanes[1]};
@@ -297,8 +278,8 @@ INLINE void tile_words(const moe_type type, const int n_tokens, const pair_tile 
     }
 }
 
-/* Bytes of tokens [token, token + n_tokens) of a batch with a tile: y += products.  The results are in
- * memory, since all registers hold sums. */
+/* Bytes of tokens [token, token + n_tokens) of a batch with a tile: y += products.  The results are
+ * in memory, since all registers hold sums. */
 INLINE void tile_bytes(const moe_type type, const int n_tokens, const pair_tile *w,
                        const chunk_acts *a, int token, bool is_first_chunk, float *y, int64_t ldy)
 {
@@ -366,8 +347,8 @@ PASS(pass_words_min, tile_words, MOE_TYPE_Q4_1)
 PASS(pass_bytes_min, tile_bytes, MOE_TYPE_Q4_1)
 #undef PASS
 
-/* Unit p to sixteen vectors of words, code - bias: the even bytes of the unit's eight vectors, then the
- * odd ones. */
+/* Unit p to sixteen vectors of words, code - bias: the even bytes of the unit's eight vectors, then
+ * the odd ones. */
 INLINE void spread_unit(const moe_type type, const uint8_t *p, __m512i to[16])
 {
     const moe_quant_form form = moe_quant_form_of(type);

@@ -36,6 +36,22 @@ INLINE __m512 load_f16(const uint8_t *p)
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
 
+/* sum + four codes of every row times four activations, which are broadcast as they are loaded. */
+INLINE __m512i dot4(__m512i sum, __m512i codes, const int8_t *activations)
+{
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0"
+            : "+v"(sum)
+            : "v"(codes), "m"(*(const int8_t(*)[4])activations));
+    return sum;
+}
+
+/* sum + two words of every row times two words, which are broadcast likewise. */
+INLINE __m512i dot2(__m512i sum, __m512i words, const void *two)
+{
+    __asm__("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(words), "m"(*(const char(*)[4])two));
+    return sum;
+}
+
 /* Three vectors of bytes to four vectors of six-bit codes. */
 INLINE void widen_six_bits(const uint8_t *p, __m512i w[4])
 {
@@ -166,9 +182,9 @@ INLINE __m256i min_terms(const int planes, const int32_t sums[16])
                            _mm256_and_si256(_mm256_slli_epi32(sum, 16 - 7), high));
 }
 
-/* Whether weights that are read in order should be prefetched by instruction.  AMD's processors do it
- * better alone: for one token Zen 4 reads Q4_K at 24 GB/s with these instructions and at 27 without,
- * Q6_K at 19 and 26. */
+/* Whether weights that are read in order should be prefetched by instruction.  AMD's processors do
+ * it better alone: for one token Zen 4 reads Q4_K at 24 GB/s with these instructions and at 27
+ * without, Q6_K at 19 and 26. */
 INLINE bool wants_prefetch(void)
 {
     return __builtin_cpu_is("intel");

@@ -24,10 +24,10 @@
 #include "quant_chunk_avx512.h"
 
 enum {
-    FEW_TOKENS = 5,           /* up to so many the codes are widened in registers */
-    MOST_TOKENS = 72,         /* of a batch; a multiple of both tiles */
-    TILE_BYTES = 12,          /* tokens that pass over widened codes together */
-    TILE_WORDS = 24,          /* the same with words */
+    FEW_TOKENS = 5,            /* up to so many the codes are widened in registers */
+    MOST_TOKENS = 72,          /* of a batch; a multiple of both tiles */
+    TILE_BYTES = 12,           /* tokens that pass over widened codes together */
+    TILE_WORDS = 24,           /* the same with words */
     STRETCH_BYTES = 128 << 10, /* of gathered activations: less than a second-level cache */
 };
 
@@ -45,23 +45,8 @@ typedef struct stretch {
     super_terms terms[STRETCH_BYTES / MOE_QUANT_SUPER];
 } stretch;
 
-/* sum + four codes of every row times four activations, which are broadcast as they are loaded. */
-INLINE __m512i dot4(__m512i sum, __m512i codes, const int8_t *activations)
-{
-    __asm__("vpdpbusd %2%{1to16%}, %1, %0"
-            : "+v"(sum)
-            : "v"(codes), "m"(*(const int8_t(*)[4])activations));
-    return sum;
-}
-
-/* sum + two words of every row times two words, which are broadcast likewise. */
-INLINE __m512i dot2(__m512i sum, __m512i words, const void *two)
-{
-    __asm__("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(words), "m"(*(const int32_t *)two));
-    return sum;
-}
-
-/* --- scales ------------------------------------------------------------------------------------ */
+/* --- scales ------------------------------------------------------------------------------------
+ */
 
 /* Bytes `first` and `second` of every lane as words without sign. */
 INLINE __m512i words_of(__m512i x, const int first, const int second)
@@ -69,8 +54,8 @@ INLINE __m512i words_of(__m512i x, const int first, const int second)
     const __m128i lanes = _mm_setr_epi32(0x00000000, 0x00040004, 0x00080008, 0x000c000c);
     const int pick = (int)0x80008000 | second << 16 | first;
 
-    return _mm512_shuffle_epi8(
-        x, _mm512_broadcast_i32x4(_mm_add_epi8(lanes, _mm_set1_epi32(pick))));
+    return _mm512_shuffle_epi8(x,
+                               _mm512_broadcast_i32x4(_mm_add_epi8(lanes, _mm_set1_epi32(pick))));
 }
 
 /* Byte j % 4 of every lane of vector j / 4, with its sign: scale j of Q6_K. */
@@ -80,7 +65,8 @@ INLINE __m512i signed_scale(const uint8_t *scales, const int j)
 }
 
 /* The factors of the sums that min_words gives, `count` vectors of two words, from the minima
- * mn[0-3] and mn[4-7] of every lane: of two sub-blocks each, or with two planes twice that of one. */
+ * mn[0-3] and mn[4-7] of every lane: of two sub-blocks each, or with two planes twice that of one.
+ */
 INLINE __m512i min_factors(const int planes, const __m512i mn[2], const int i)
 {
     if (planes == 1)
@@ -130,7 +116,8 @@ INLINE __m512 load_minus_m(const moe_type type, const uint8_t *group, int64_t bl
                          _mm512_set1_ps(-0.0f));
 }
 
-/* --- activations -------------------------------------------------------------------------------- */
+/* --- activations --------------------------------------------------------------------------------
+ */
 
 INLINE void gather_terms(const moe_type type, const int planes, const moe_activations *x,
                          int64_t block, super_terms *to)
@@ -164,8 +151,8 @@ INLINE void gather_words(const int8_t *hi, const int8_t *lo, int16_t *to)
     }
 }
 
-/* Super-blocks [first, first + n_blocks) of n_tokens rows to a stretch: a row of a super-block takes
- * 256 bytes per plane, as words if they are wanted. */
+/* Super-blocks [first, first + n_blocks) of n_tokens rows to a stretch: a row of a super-block
+ * takes 256 bytes per plane, as words if they are wanted. */
 INLINE void gather(const moe_type type, const int planes, const bool words,
                    const moe_activations *x, const int32_t *rows, int64_t n_tokens, int64_t first,
                    int64_t n_blocks, stretch *s)
@@ -202,13 +189,15 @@ INLINE int64_t blocks_per_stretch(const int planes, int64_t n_tokens, int64_t n_
     return n_blocks < most ? n_blocks : most;
 }
 
-/* --- few tokens --------------------------------------------------------------------------------- */
+/* --- few tokens ---------------------------------------------------------------------------------
+ */
 
 /* Sums of 16 columns: per token, plane and half of a unit. */
 typedef __m512i unit_sums[FEW_TOKENS][2][2];
 
-/* Both halves of a unit, four vectors of 16 columns each.  Where 4-bit codes need no fifth bit, those
- * of the second half stay where they are, in the upper halves of the bytes: 16 times themselves. */
+/* Both halves of a unit, four vectors of 16 columns each.  Where 4-bit codes need no fifth bit,
+ * those of the second half stay where they are, in the upper halves of the bytes: 16 times
+ * themselves. */
 INLINE void dot_unit(const moe_type type, const int planes, const int n_tokens, const uint8_t *p,
                      const int8_t *acts, unit_sums sum)
 {
@@ -263,8 +252,8 @@ INLINE void add_unit_min(const moe_type type, const int planes, const int n_toke
         if (type == MOE_TYPE_Q5_K && planes == 1) {
             const __m512i both = _mm512_add_epi32(sum[t][0][0], sum[t][0][1]);
 
-            total[t] = _mm512_add_epi32(
-                total[t], _mm512_mullo_epi32(both, _mm512_srli_epi32(scale, 16)));
+            total[t] =
+                _mm512_add_epi32(total[t], _mm512_mullo_epi32(both, _mm512_srli_epi32(scale, 16)));
             continue;
         }
         UNROLL
@@ -389,7 +378,8 @@ INLINE void few_tokens(const moe_type type, const int planes, const int n_tokens
     }
 }
 
-/* --- many tokens -------------------------------------------------------------------------------- */
+/* --- many tokens --------------------------------------------------------------------------------
+ */
 
 /* A super-block of a group, widened. */
 typedef struct wide_block {
@@ -399,8 +389,8 @@ typedef struct wide_block {
     __m512 d, minus_m;
 } wide_block;
 
-/* Unit u to sixteen vectors of words sc * (code - bias): the even bytes of the unit's eight vectors,
- * then the odd ones. */
+/* Unit u to sixteen vectors of words sc * (code - bias): the even bytes of the unit's eight
+ * vectors, then the odd ones. */
 INLINE void scale_unit(const moe_type type, const __m512i w[8], const __m512i *scales, int u,
                        __m512i to[16])
 {
@@ -616,7 +606,8 @@ INLINE void many_tokens(const moe_type type, const int planes, const moe_matrix 
     }
 }
 
-/* --- all ways ------------------------------------------------------------------------------------ */
+/* --- all ways ------------------------------------------------------------------------------------
+ */
 
 INLINE void batch(const moe_type type, const int planes, const moe_matrix *w, int64_t group_begin,
                   int64_t group_end, const moe_activations *x, const int32_t *rows,

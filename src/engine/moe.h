@@ -169,8 +169,9 @@ bool moe_arena_unit_of(const void *arena, int i, moe_arena_unit *out); /* false:
 void moe_arena_evict(void *arena, int *n_units, size_t *n_bytes);
 
 /* Makes an arena end at `size` bytes from now on, if that leaves room for what acquire was told is
- * the least, and `size` bytes are there.  What lies beyond is evicted; false: not all of it, as some
- * is in use; the caller tries again before he takes the memory, or gives the arena its end back. */
+ * the least, and `size` bytes are there.  What lies beyond is evicted; false: not all of it, as
+ * some is in use; the caller tries again before he takes the memory, or gives the arena its end
+ * back. */
 bool moe_arena_resize(void *arena, size_t size);
 
 /* Says how much the units had been used when the arena last existed; false if n_units is not their
@@ -278,7 +279,7 @@ typedef struct moe_usage {
     int64_t prompt_tokens, cached_tokens, generated_tokens, steps; /* cached: of the prompt's */
     int64_t expert_hits, expert_misses; /* its share, by rows, of those of its steps: the sum over
                                          * all sequences is what the steps had */
-    double seconds; /* in steps that this sequence took part in */
+    double seconds;                     /* in steps that this sequence took part in */
 } moe_usage;
 
 typedef struct moe_scheduler_options {

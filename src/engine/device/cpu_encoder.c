@@ -249,8 +249,8 @@ static void each(pass *p, moe_pool_fn fn, int64_t n)
         fn(p, 0, n, p->thread);
 }
 
-/* The form of activations for a matrix: all quantised types take 8 bits here, but for the projection
- * to values, which is small and where half of their error would come from. */
+/* The form of activations for a matrix: all quantised types take 8 bits here, but for the
+ * projection to values, which is small and where half of their error would come from. */
 static unsigned form_of(const moe_slot *slot)
 {
     const moe_act_form form = moe_act_form_of(slot->type);
