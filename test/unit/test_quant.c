@@ -827,6 +827,25 @@ static void every_instruction_set_gives_the_same_bytes(void **state)
     }
 }
 
+/* Activations that do not fit the room in which kernels gather them, in rows and in columns. */
+static void wide_matrices_give_the_same_bytes(void **state)
+{
+    static const int64_t shapes[][2] = {{5, 60 * 256}, {75, 20 * 256}}; /* tokens, columns */
+    random_state r = {8};
+
+    (void)state;
+    for (int i = 0; i < N_QUANT_TYPES; i++)
+        for (int k = 0; k < 2; k++) {
+            problem p;
+
+            problem_create(&p, &r, quant_types[i].type, 17, shapes[k][1], shapes[k][0], false);
+            check_problem(&p, NULL, shapes[k][0], &r);
+            p.fine = false;
+            check_problem(&p, NULL, shapes[k][0], &r);
+            problem_free(&p);
+        }
+}
+
 static void extreme_values_give_the_same_bytes(void **state)
 {
     random_state r = {5};
@@ -954,6 +973,7 @@ int main(void)
         cmocka_unit_test(a_block_that_is_not_finite_makes_products_nan),
         cmocka_unit_test(products_are_close_to_those_of_the_values),
         cmocka_unit_test(every_instruction_set_gives_the_same_bytes),
+        cmocka_unit_test(wide_matrices_give_the_same_bytes),
         cmocka_unit_test(extreme_values_give_the_same_bytes),
         cmocka_unit_test(the_largest_sums_do_not_overflow),
         cmocka_unit_test(a_token_is_computed_alike_in_any_company),
