@@ -10,8 +10,9 @@
  * steps ahead.
  *
  * For a batch of tokens and a chunk of 256 columns the activations are gathered once, then all
- * groups pass.  Results are added up in y itself.  A tile has the same cost for one token as for
- * 16, so few tokens take the AVX-512 kernels; all give the same bits.
+ * groups pass.  Results are added up in y itself.  A tile costs as many cycles as it has rows, so
+ * fewer than 16 tokens take a lower one; the fewest take the AVX-512 kernels, which do without the way
+ * through memory.  All give the same bits.
  */
 #include <string.h>
 
@@ -19,7 +20,7 @@
 #include "quant_chunk_avx512.h"
 
 #define TILE_TOKENS 16
-#define MIN_TOKENS 11 /* below, a tile is too empty */
+#define MIN_TOKENS 6
 #define LEAD 2        /* tile products whose sums are stored ahead of their use */
 #define SUM_BUFFERS 4 /* at least LEAD + 1 */
 
@@ -33,12 +34,17 @@
 #define CODES_0 6
 #define CODES_1 7
 
-/* Sums 16 x 64 bytes, activations 16 x 32, codes 8 x 64. */
-static const moe_tile_shapes shapes = {
-    .palette = 1,
-    .bytes_per_row = {64, 64, 64, 64, 32, 32, 64, 64},
-    .rows = {16, 16, 16, 16, 16, 16, 8, 8},
-};
+/* Sums n_rows x 64 bytes, activations n_rows x 32, codes 8 x 64. */
+INLINE void configure(uint8_t n_rows)
+{
+    const moe_tile_shapes shapes = {
+        .palette = 1,
+        .bytes_per_row = {64, 64, 64, 64, 32, 32, 64, 64},
+        .rows = {n_rows, n_rows, n_rows, n_rows, n_rows, n_rows, 8, 8},
+    };
+
+    _tile_loadconfig(&shapes);
+}
 
 /* The codes of a chunk of a group, less their bias, and its scales. */
 typedef struct chunk_codes {
@@ -205,12 +211,18 @@ INLINE void pass(const moe_type type, const int planes, const moe_matrix *w, int
         for (int t = 0; t < n_tokens; t += TILE_TOKENS) {
             int n = n_tokens - t < TILE_TOKENS ? n_tokens - t : TILE_TOKENS;
 
-            if (n > TILE_TOKENS / 2)
-                run_tile(type, planes, TILE_TOKENS, n, &p, a->terms + t, chunk == 0, lanes_of(w, g),
-                         to + t * ldy, ldy);
-            else
-                run_tile(type, planes, TILE_TOKENS / 2, n, &p, a->terms + t, chunk == 0,
-                         lanes_of(w, g), to + t * ldy, ldy);
+            switch ((n + 3) / 4) {
+#define CASE(n_tokens)                                                                             \
+    case n_tokens / 4:                                                                             \
+        run_tile(type, planes, n_tokens, n, &p, a->terms + t, chunk == 0, lanes_of(w, g),          \
+                 to + t * ldy, ldy);                                                               \
+        break
+                CASE(4);
+                CASE(8);
+                CASE(12);
+                CASE(TILE_TOKENS);
+#undef CASE
+            }
         }
     }
 }
@@ -222,10 +234,12 @@ INLINE void matmul(const moe_type type, const int planes, const moe_matrix *w, i
     const int64_t n_chunks = (w->n_cols + CHUNK_COLUMNS - 1) / CHUNK_COLUMNS;
     chunk_acts a;
 
-    memset(&a, 0, sizeof a); /* tokens that fill up a tile are zeros */
-    _tile_loadconfig(&shapes);
-    for (int64_t t = 0, n; t < n_tokens; t += n) {
+    configure(n_tokens < TILE_TOKENS ? (uint8_t)((n_tokens + 3) / 4 * 4) : TILE_TOKENS);
+    for (int64_t t = 0, n, n_filled; t < n_tokens; t += n) {
         n = even_part(n_tokens - t, BATCH_TOKENS, TILE_TOKENS);
+        n_filled = (n + TILE_TOKENS - 1) / TILE_TOKENS * TILE_TOKENS;
+        memset(a.planes[n], 0, (size_t)(n_filled - n) * sizeof a.planes[0]);
+        memset(&a.terms[n], 0, (size_t)(n_filled - n) * sizeof a.terms[0]);
         for (int64_t c = 0; c < n_chunks; c++) {
             for (int64_t i = 0; i < n; i++)
                 gather_token(type, planes, x, rows ? rows[t + i] : t + i, c, units_of(w, c), &a,

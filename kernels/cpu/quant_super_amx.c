@@ -48,12 +48,18 @@
 #define OPERAND_0 6
 #define OPERAND_1 7
 
-/* All are 16 x 64 bytes. */
-static const moe_tile_shapes shapes = {
-    .palette = 1,
-    .bytes_per_row = {64, 64, 64, 64, 64, 64, 64, 64},
-    .rows = {16, 16, 16, 16, 16, 16, 16, 16},
-};
+/* All are 16 x 64 bytes, but that sums and operands may have fewer rows: a product costs as many
+ * cycles as it has rows. */
+INLINE void configure(uint8_t n)
+{
+    const moe_tile_shapes shapes = {
+        .palette = 1,
+        .bytes_per_row = {64, 64, 64, 64, 64, 64, 64, 64},
+        .rows = {n, n, n, n, 16, 16, n, n},
+    };
+
+    _tile_loadconfig(&shapes);
+}
 
 /* The activations of a batch of tokens in one chunk: one row per token, or with two planes the high
  * plane of token t in row t, the low one in row PASS_ROWS + t. */
@@ -260,6 +266,7 @@ typedef struct item_window {
     const item_scales *scales_before, *scales_now;
     item_scales *scales_next;
     bool is_first;
+    int n_rows; /* of a tile that is alone */
 } item_window;
 
 /* What vectors do meanwhile, part q of four in step s of a pass. */
@@ -270,7 +277,9 @@ INLINE void meanwhile(const moe_type type, const int planes, const int n_tiles, 
     const int previous = pass > 0 ? pass - 1 : n_passes - 1;
     const int share = planes == 2 ? n_tiles : operands_of(planes, n_tiles, previous);
 
-    if (planes == 2) {
+    if (n_tiles == 1 && part >= x->n_rows) {
+        /* nothing to finish */
+    } else if (planes == 2) {
         if (pass == 0 && !x->is_first)
             finish(type, 2, p, x->scales_before, &x->before, share * part, share);
     } else if (pass > 0) {
@@ -346,13 +355,14 @@ INLINE void run_pass(const moe_type type, const int planes, const int n_tiles, c
 }
 
 /* n_items items from `first` on: adds to p->results. */
-INLINE void run_items(const moe_type type, const int planes, const int n_tiles, const item *first,
-                      int64_t n_items, int n_groups, size_t group_bytes, pipeline *p)
+INLINE void run_items(const moe_type type, const int planes, const int n_tiles, int n_rows,
+                      const item *first, int64_t n_items, int n_groups, size_t group_bytes,
+                      pipeline *p)
 {
     const int n_passes = planes == 2 || n_tiles > 2 ? 2 : 1;
     const int last = planes == 2 ? 0 : n_passes - 1; /* the pass whose tokens are finished late */
     const int n_last = 16 * (planes == 2 ? n_tiles : operands_of(planes, n_tiles, last));
-    item_window x = {.before = *first, .now = *first, .next = *first, .is_first = true};
+    item_window x = {.before = *first, .now = *first, .next = *first, .is_first = true, .n_rows = n_rows};
     const int8_t *row = first->a->rows[0];
 
     open_item(type, planes, first, p, &p->scales[0]);
@@ -379,8 +389,8 @@ INLINE void run_items(const moe_type type, const int planes, const int n_tiles, 
         x.now = x.next;
         x.is_first = false;
     }
-    for (int t = 0; t < n_last; t += 8)
-        finish(type, planes, p, x.scales_now, &x.before, PASS_ROWS * last + t, 8);
+    for (int t = 0; t < (n_tiles == 1 ? n_rows : n_last); t += 4)
+        finish(type, planes, p, x.scales_now, &x.before, PASS_ROWS * last + t, 4);
 }
 
 /* Gathers chunk `chunk` of the activations of n tokens; those that fill up a tile become zeros. */
@@ -440,9 +450,11 @@ INLINE void batch(const moe_type type, const int planes, const int n_tiles, cons
 {
     const int64_t n_chunks = w->n_cols / CHUNK_COLUMNS;
     const size_t group_bytes = moe_packed_group_bytes(type, w->n_cols);
+    const int n_rows = n < OPERAND_ROWS ? (n + 3) / 4 * 4 : OPERAND_ROWS;
     operands a[STRETCH_CHUNKS];
     pipeline p;
 
+    configure((uint8_t)n_rows);
     y += first * ldy;
     for (int64_t c = 0, n_c; c < n_chunks; c += n_c) {
         n_c = n_chunks - c < STRETCH_CHUNKS ? n_chunks - c : STRETCH_CHUNKS;
@@ -458,7 +470,7 @@ INLINE void batch(const moe_type type, const int planes, const int n_tiles, cons
             };
 
             load_results(w, g, n_g, n, OPERAND_ROWS * n_tiles, c == 0, y, ldy, &p);
-            run_items(type, planes, n_tiles, &begin, n_g * n_c, n_g, group_bytes, &p);
+            run_items(type, planes, n_tiles, n_rows, &begin, n_g * n_c, n_g, group_bytes, &p);
             store_results(w, g, n_g, n, y, ldy, &p);
         }
     }
@@ -473,7 +485,6 @@ INLINE void matmul(const moe_type type, const int planes, const moe_matrix *w, i
     const int64_t most = planes == 1 ? MAX_ROWS : PASS_ROWS;
     int64_t t = 0;
 
-    _tile_loadconfig(&shapes);
     for (int64_t left; (left = n_tokens - t) >= MIN_TOKENS;) {
         const int n = (int)(left < most ? left : most);
 
