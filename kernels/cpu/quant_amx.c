@@ -20,7 +20,7 @@
 #include "quant_chunk_avx512.h"
 
 #define TILE_TOKENS 16
-#define MIN_TOKENS 6
+#define MIN_TOKENS 11 /* below, reading the codes takes longer than multiplying */
 #define LEAD 2        /* tile products whose sums are stored ahead of their use */
 #define SUM_BUFFERS 4 /* at least LEAD + 1 */
 
@@ -151,10 +151,22 @@ INLINE __m512 sums_of(const int planes, const pipeline *p, int buffer, int t)
     return _mm512_cvtepi32_ps(sum);
 }
 
-/* One tile, of whose n_tokens tokens the first n count: y += products. */
+/* Fetches a unit; returns where the next one is, or near it. */
+INLINE const uint8_t *fetch_unit(const moe_type type, const uint8_t *p)
+{
+    const size_t bytes = moe_quant_unit_bytes(moe_quant_form_of(type));
+
+    UNROLL
+    for (size_t i = 0; i < bytes + 32; i += 64)
+        _mm_prefetch((const char *)p + i, _MM_HINT_T0);
+    return p + bytes + 32; /* heads lie between, of 64 bytes or, without minima, for two units */
+}
+
+/* One tile, of whose n_tokens tokens the first n count: y += products.  Meanwhile units from `ahead`
+ * on are fetched, one after the other, if it is not NULL. */
 INLINE void run_tile(const moe_type type, const int planes, const int n_tokens, int n, pipeline *p,
-                     const token_terms terms[], bool is_first_chunk, __mmask16 lanes, float *y,
-                     int64_t ldy)
+                     const token_terms terms[], bool is_first_chunk, __mmask16 lanes,
+                     const uint8_t *ahead, float *y, int64_t ldy)
 {
     __m512 acc[TILE_TOKENS];
 
@@ -165,6 +177,8 @@ INLINE void run_tile(const moe_type type, const int planes, const int n_tokens, 
     for (int u = 0; u < p->n_units; u++) {
         const int buffer = advance(planes, p);
 
+        if (ahead != NULL)
+            ahead = fetch_unit(type, ahead);
         UNROLL
         for (int t = 0; t < n_tokens; t++)
             acc[t] = add_block_32(type, &p->codes->scales, &terms[t], u,
@@ -186,6 +200,7 @@ INLINE void pass(const moe_type type, const int planes, const moe_matrix *w, int
     const int64_t block = chunk * CHUNK_UNITS;
     const size_t group_bytes = moe_packed_group_bytes(w->type, w->n_cols);
     const int n_tiles = (n_tokens + TILE_TOKENS - 1) / TILE_TOKENS;
+    const uint8_t *ahead;
     chunk_codes c;
     pipeline p;
 
@@ -198,8 +213,7 @@ INLINE void pass(const moe_type type, const int planes, const moe_matrix *w, int
         float *to = y + g * MOE_GROUP_ROWS;
 
         widen_chunk(type, planes, group, block, p.n_units, &c);
-        if (g + 1 < group_end)
-            prefetch_chunk(type, group + group_bytes, block, p.n_units);
+        ahead = g + 1 < group_end ? unit_of(type, group + group_bytes, block, 0) : NULL;
         __asm__ volatile("" ::: "memory"); /* the compiler does not see what tile loads read */
         p.produced = p.stored = p.used = 0;
         p.next = (place){0, 0};
@@ -215,7 +229,7 @@ INLINE void pass(const moe_type type, const int planes, const moe_matrix *w, int
 #define CASE(n_tokens)                                                                             \
     case n_tokens / 4:                                                                             \
         run_tile(type, planes, n_tokens, n, &p, a->terms + t, chunk == 0, lanes_of(w, g),          \
-                 to + t * ldy, ldy);                                                               \
+                 t == 0 ? ahead : NULL, to + t * ldy, ldy);                                        \
         break
                 CASE(4);
                 CASE(8);
