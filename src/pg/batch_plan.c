@@ -26,7 +26,9 @@
  * their arguments for all rows.  The condition under which a row gets to a call
  * becomes the call's guard.  Where that can't be told beforehand, the call
  * stays where it is and is evaluated row by row, as are calls in the conditions
- * of outer joins, in hash and index keys, in RETURNING, MERGE and ON CONFLICT.
+ * of outer joins, in hash and index keys, in RETURNING, MERGE and ON CONFLICT, and
+ * those with volatile functions in their arguments, which could notice that rows
+ * are read ahead.
  *
  * Why at the start of execution, and not in the planner: the setting moe.batching
  * then holds for prepared plans too; and the library need only be loaded while
@@ -54,12 +56,16 @@
 #include "optimizer/clauses.h"
 #include "optimizer/optimizer.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
 MOE_FUNCTION(pg_moe_plan_support);
 
 static ExecutorStart_hook_type prev_executor_start = NULL;
+
+#define F_RANDOM_WITHOUT_BOUNDS 1598		/* random(); the name in fmgroids.h depends on the version */
 
 /* A column that a layer adds */
 typedef struct CallColumn
@@ -436,6 +442,36 @@ can_guard(Node *condition, int n_columns)
 }
 
 /*
+ * Volatile functions of PostgreSQL that neither see nor leave a trace of when they are
+ * called, but for the clock
+ */
+static bool
+is_order_free(Oid funcid)
+{
+	return funcid == F_CLOCK_TIMESTAMP || funcid == F_TIMEOFDAY || funcid == F_GEN_RANDOM_UUID ||
+		funcid == F_RANDOM_WITHOUT_BOUNDS;
+}
+
+static bool
+needs_order(Oid funcid, void *context)
+{
+	return func_volatile(funcid) == PROVOLATILE_VOLATILE && !is_order_free(funcid);
+}
+
+/*
+ * Does an expression do or see what depends on which rows have gone before?  It
+ * must not be evaluated for rows that are read ahead.
+ */
+static bool
+needs_order_walker(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	return IsA(node, NextValueExpr) || check_functions_in_node(node, needs_order, NULL) ||
+		expression_tree_walker(node, needs_order_walker, context);
+}
+
+/*
  * The column in which a layer gives the value of a call, or NULL if it can't yet,
  * or never
  */
@@ -448,7 +484,8 @@ column_for_call(Pass *pass, FuncExpr *call)
 	ListCell   *lc;
 
 	if (is_bound(call, pass->n_columns) ||
-		expression_returns_set((Node *) call->args))
+		expression_returns_set((Node *) call->args) ||
+		needs_order_walker((Node *) call->args, NULL))
 		return NULL;
 	foreach(lc, pass->conditions)
 		if (!can_guard(lfirst(lc), pass->n_columns))
@@ -1002,6 +1039,17 @@ materialize(Plan *plan, int *next_node_id)
 	return &material->plan;
 }
 
+/*
+ * The node below those that pass on what they are told about going back
+ */
+static const Plan *
+below_results(const Plan *plan)
+{
+	while (IsA(plan, Result) && plan->lefttree != NULL)
+		plan = plan->lefttree;
+	return plan;
+}
+
 /* What a child's part of the work has to know */
 typedef struct Parent
 {
@@ -1062,8 +1110,8 @@ batch_plan(Plan *plan, bool reads_all, int *next_node_id)
 	switch (nodeTag(plan))
 	{
 		case T_MergeJoin:
-			/* It goes back in its inner input */
-			if (is_batch_node(plan->righttree))
+			/* It goes back in its inner input, through what only computes or filters */
+			if (is_batch_node(below_results(plan->righttree)))
 				plan->righttree = materialize(plan->righttree, next_node_id);
 			 /* FALLTHROUGH */
 		case T_NestLoop:

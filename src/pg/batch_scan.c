@@ -16,6 +16,9 @@
  * before.  Where a LIMIT tells the number, that is the first batch, and where an
  * aggregate, a sort or a command that writes reads all, there is no such bound.
  *
+ * What is wrong with the input of a row is raised when that row is handed out, for
+ * it may never be asked for.
+ *
  * A batch lives in a memory context of its own: rows, requests, runs and values.
  * The runs end before the first row is handed out; rows point into the batch, which
  * is there until the next one is read.
@@ -28,6 +31,7 @@
 #include "common/hashfn.h"
 #include "common/int.h"
 #include "compat.h"
+#include "error.h"
 #include "executor/executor.h"
 #include "lib/stringinfo.h"
 #include "nodes/extensible.h"
@@ -62,6 +66,7 @@ typedef struct Job
 	StringInfoData stop;		/* the stop strings, with their zeros; no data without */
 	MoeInput	input;
 	MoeSeq	   *seq;			/* NULL: the input is wrong */
+	moe_error  *error;			/* to be raised for its rows, or NULL */
 } Job;
 
 typedef struct JobEntry
@@ -229,12 +234,26 @@ set_up_call(BatchState *state, BatchCall *call, const NullableDatum *args)
 }
 
 /*
+ * Keep what is wrong with an input for when its row is handed out, unless that gives
+ * NULL
+ */
+static void
+keep_error(Job *job, const moe_error *err)
+{
+	if (job->input.null_on_error || job->error != NULL)
+		return;
+	job->error = palloc(sizeof(moe_error));
+	*job->error = *err;
+}
+
+/*
  * Queue a request, or find the equal one that is queued
  */
 static Job *
 add_job(BatchState *state, const BatchCall *call, const MoeInput *input)
 {
 	Job		   *job = palloc0(sizeof(Job));
+	moe_error	err = {0};
 	moe_request request;
 
 	moe_call_request(&call->call, input->tokens, &request);
@@ -266,7 +285,9 @@ add_job(BatchState *state, const BatchCall *call, const MoeInput *input)
 
 	job->input.tokens.ids = palloc(sizeof(int32_t) * (input->tokens.n + 1));
 	memcpy(job->input.tokens.ids, input->tokens.ids, sizeof(int32_t) * input->tokens.n);
-	job->seq = moe_call_add(&call->call, call->run->run, &request);
+	job->seq = moe_run_try_add(call->run->run, &request, &err);
+	if (job->seq == NULL)
+		keep_error(job, &err);
 	call->run->jobs = lappend(call->run->jobs, job);
 	state->n_tokens += request.n_prompt + request.max_tokens;
 	state->counters.distinct++;
@@ -296,7 +317,7 @@ ask(BatchState *state, BatchCall *call, ExprContext *econtext)
 	NullableDatum args[FUNC_MAX_ARGS];
 	MemoryContext caller;
 	MoeInput	input;
-	Job		   *job;
+	moe_error	err = {0};
 	ListCell   *lc;
 	int			n = 0;
 
@@ -320,17 +341,19 @@ ask(BatchState *state, BatchCall *call, ExprContext *econtext)
 		return NULL;
 
 	caller = MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
-	moe_call_read(call->function, &call->call, args[0].value, &input);
+	moe_call_read(call->function, &call->call, args[0].value, &input, &err);
 	MemoryContextSwitchTo(caller);
 	state->counters.inputs++;
 	state->result_bytes += result_size(&call->call);
 	if (input.tokens.ids == NULL)
 	{
-		state->counters.failed++;
-		return NULL;
+		Job		   *job = palloc0(sizeof(Job));
+
+		job->input = input;
+		keep_error(job, &err);
+		return job;
 	}
-	job = add_job(state, call, &input);
-	return job;
+	return add_job(state, call, &input);
 }
 
 /* ----------
@@ -445,7 +468,8 @@ evaluate_limit(ExprState *part, ExprContext *econtext, int64 if_null)
 }
 
 /*
- * Find out how many rows the scan that begins is asked for at most
+ * Find out how many rows the scan that begins is asked for at most, and tell the
+ * input: a sort keeps no more, which it must know before it is rescanned
  */
 static void
 begin_scan(BatchState *state)
@@ -458,10 +482,11 @@ begin_scan(BatchState *state)
 	state->max_rows = -1;
 	state->batch_rows = state->reads_all ? INT_MAX : 1;
 	if (count >= 0 && offset >= 0 && !pg_add_s64_overflow(count, offset, &state->max_rows))
-	{
 		state->batch_rows = (int) Min(state->max_rows, INT_MAX);
+	else
+		state->max_rows = -1;
+	if (state->limit_count != NULL)
 		ExecSetTupleBound(state->max_rows, outerPlanState(state));
-	}
 }
 
 static bool
@@ -587,13 +612,15 @@ store_results(BatchState *state)
 		for (int i = 0; i < state->n_calls; i++)
 		{
 			Size		column = (Size) row * (state->n_input + state->n_calls) + state->n_input + i;
-			const Job  *job = state->row_jobs[(Size) row * state->n_calls + i];
+			Job		   *job = state->row_jobs[(Size) row * state->n_calls + i];
 			BatchCall  *call = &state->calls[i];
 
 			CHECK_FOR_INTERRUPTS();
 			if (job == NULL)
 				continue;
-			if (job->seq != NULL && moe_run_error(job->seq) == NULL)
+			if (job->seq != NULL && moe_run_error(job->seq) != NULL)
+				keep_error(job, moe_run_error(job->seq));
+			else if (job->seq != NULL)
 				state->values[column] = call->function->result(call->fcinfo, &job->input,
 															   job->seq, &state->nulls[column]);
 			if (state->nulls[column] && job->input.null_on_error)
@@ -686,6 +713,21 @@ begin_batch_scan(CustomScanState *node, EState *estate, int eflags)
 										   ALLOCSET_DEFAULT_SIZES);
 }
 
+/*
+ * Raise what is wrong with the inputs of a row of the batch
+ */
+static void
+check_row(const BatchState *state, int row)
+{
+	for (int i = 0; i < state->n_calls; i++)
+	{
+		const Job  *job = state->row_jobs[(Size) row * state->n_calls + i];
+
+		if (job != NULL && job->error != NULL)
+			moe_throw(job->error, NULL);
+	}
+}
+
 static TupleTableSlot *
 exec_batch_scan(CustomScanState *node)
 {
@@ -699,6 +741,7 @@ exec_batch_scan(CustomScanState *node)
 		if (state->next_row >= state->n_rows && !next_batch(state))
 			return NULL;
 
+		check_row(state, state->next_row);
 		econtext->ecxt_scantuple = load_row(state, state->next_row++);
 		if (!ExecQual(node->ss.ps.qual, econtext))
 		{
@@ -717,7 +760,7 @@ rescan_batch_scan(CustomScanState *node)
 	BatchState *state = (BatchState *) node;
 
 	reset_batch(state);
-	state->begun = false;
+	begin_scan(state);
 	state->input_done = false;
 	state->n_read = 0;
 	if (outerPlanState(node)->chgParam == NULL)

@@ -79,16 +79,17 @@ moe_call_begin(MoeCall *call, FunctionCallInfo fcinfo, int scope)
 }
 
 /*
- * Make tokens of an input; none if it is wrong and that gives NULL
+ * Make tokens of an input
+ *
+ * What is wrong with it is raised or, with err, told there; there are no tokens then.
  */
 void
-moe_call_read(const MoeFunction *function, const MoeCall *call, Datum datum, MoeInput *input)
+moe_call_read(const MoeFunction *function, const MoeCall *call, Datum datum, MoeInput *input,
+			  moe_error *err)
 {
-	moe_error	err = {0};
-
 	memset(input, 0, sizeof(MoeInput));
 	input->null_on_error = call->null_on_error;
-	function->read(call, function->type, datum, input, call->null_on_error ? &err : NULL);
+	function->read(call, function->type, datum, input, err);
 }
 
 /*
@@ -120,31 +121,22 @@ moe_call_request(const MoeCall *call, MoeTokens tokens, moe_request *request)
 }
 
 /*
- * Queue a request; NULL if it is wrong and that gives NULL
- */
-MoeSeq *
-moe_call_add(const MoeCall *call, MoeRun *run, const moe_request *request)
-{
-	moe_error	err = {0};
-
-	return call->null_on_error ? moe_run_try_add(run, request, &err) : moe_run_add(run, request);
-}
-
-/*
  * Read an input and queue it; NULL if it is wrong and that gives NULL
  */
 static MoeSeq *
 read_and_add(const MoeFunction *function, const MoeCall *call, MoeRun *run, Datum datum,
 			 MoeInput *input)
 {
+	moe_error	err = {0};
 	moe_request request;
 	MoeSeq	   *seq;
 
-	moe_call_read(function, call, datum, input);
+	moe_call_read(function, call, datum, input, call->null_on_error ? &err : NULL);
 	if (input->tokens.ids == NULL)
 		return NULL;
 	moe_call_request(call, input->tokens, &request);
-	seq = moe_call_add(call, run, &request);
+	seq = call->null_on_error
+		? moe_run_try_add(run, &request, &err) : moe_run_add(run, &request);
 	pfree(input->tokens.ids);
 	return seq;
 }

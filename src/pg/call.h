@@ -65,9 +65,8 @@ extern Datum moe_call_for_array(const MoeFunction *function, FunctionCallInfo fc
 extern text *moe_text_arg(FunctionCallInfo fcinfo, int i);
 extern void moe_call_begin(MoeCall *call, FunctionCallInfo fcinfo, int scope);
 extern void moe_call_read(const MoeFunction *function, const MoeCall *call, Datum datum,
-						  MoeInput *input);
+						  MoeInput *input, moe_error *err);
 extern bool moe_call_is_repeatable(const MoeCall *call);
 extern void moe_call_request(const MoeCall *call, MoeTokens tokens, moe_request *request);
-extern MoeSeq *moe_call_add(const MoeCall *call, MoeRun *run, const moe_request *request);
 
 #endif							/* MOE_CALL_H */

@@ -9,7 +9,7 @@ SELECT i, (ARRAY['a', 'b', 'c'])[1 + i % 3],
        CASE WHEN i = 5 THEN NULL ELSE 'Text ' || i % 8 END FROM generate_series(1, 12) i;
 ANALYZE docs;
 CREATE SEQUENCE evaluated;
-CREATE FUNCTION counted(t text) RETURNS text LANGUAGE sql VOLATILE AS
+CREATE FUNCTION counted(t text) RETURNS text LANGUAGE sql STABLE AS
     $$ SELECT CASE WHEN nextval('public.evaluated') > 0 THEN t END $$;
 
 -- How many batching nodes a plan has
@@ -195,6 +195,9 @@ SELECT nodes, nodes_off, n_rows, differences FROM compare($$SELECT a.k, b.g FROM
 SELECT nodes, nodes_off, n_rows > 0 AS rows, differences FROM compare($$SELECT id, moe.generate('Text ' || id, max_tokens => 1) FROM docs WHERE id < 6 AND moe.generate(id::text, max_tokens => 1) IS NOT NULL$$);
 SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = on;
 SELECT nodes, nodes_off, n_rows > 0 AS rows, differences FROM compare($$SELECT id, moe.generate(body, max_tokens => 1) FROM docs WHERE id < 6$$);
+-- also through a node that only filters
+SET enable_indexscan = on; SET enable_indexonlyscan = on; SET enable_bitmapscan = off;
+SELECT nodes, nodes_off, n_rows, differences FROM compare($$SELECT a.k, b.k FROM twice a LEFT JOIN (SELECT k FROM twice WHERE moe.generate(k::text, max_tokens => 1) IS NOT NULL AND now() > '2020-01-01') b ON b.k = a.k ORDER BY a.k$$);
 RESET enable_hashjoin; RESET enable_nestloop; RESET enable_material; RESET enable_sort; RESET enable_seqscan; RESET enable_bitmapscan;
 RESET enable_indexscan; RESET enable_indexonlyscan;
 DROP TABLE twice;
@@ -234,7 +237,7 @@ RESET client_min_messages;
 SELECT nodes, nodes_off, n_rows > 0 AS rows, differences FROM compare($$SELECT id, moe.generate(body, CASE id % 2 WHEN 0 THEN 'batch_second' END, max_tokens => 2), moe.embed(body, 'batch_second') FROM docs$$);
 SELECT moe.drop_model('batch_second');
 -- a call whose argument makes batches of its own
-CREATE FUNCTION texts_before(n int) RETURNS text LANGUAGE sql AS
+CREATE FUNCTION texts_before(n int) RETURNS text LANGUAGE sql STABLE AS
     $$ SELECT string_agg(moe.generate(body, max_tokens => 1), ',' ORDER BY id) FROM docs WHERE id < n $$;
 SELECT nodes, nodes_off, n_rows > 0 AS rows, differences FROM compare($$SELECT id, moe.embed(texts_before(id)) FROM docs WHERE id < 6$$);
 
@@ -272,6 +275,29 @@ SELECT substring(line FROM 'Batches: \d+') FROM unnest(rows_of('EXPLAIN (ANALYZE
 -- a sort below the node knows the limit too
 SELECT line FROM unnest(rows_of('EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF)
     SELECT id, moe.generate(body, max_tokens => 1) FROM docs ORDER BY kind, id LIMIT 2')) line WHERE line ~ 'Sort Method: top-N';
+-- and where it differs from one rescan to the next
+CREATE TABLE few AS SELECT i FROM generate_series(1, 3) i;
+ANALYZE few;
+SELECT nodes, nodes_off, n_rows, differences FROM compare($$SELECT n, (SELECT string_agg(id || g, ',') FROM few LEFT JOIN
+    (SELECT id, moe.generate(body, max_tokens => 1) AS g FROM docs WHERE id <> 5 ORDER BY kind, id LIMIT nullif(n, 5)) s ON true WHERE i = 1)
+    FROM unnest(ARRAY[1, 3, 5, 2]) n$$);
+DROP TABLE few;
+
+
+-- ----------
+-- Volatile functions in arguments
+-- ----------
+-- they see what has been done for the rows before, and are not called for rows that nobody asks for
+CREATE FUNCTION noted(t text) RETURNS text LANGUAGE plpgsql VOLATILE AS $$ BEGIN RETURN 'x' || nextval('public.evaluated'); END $$;
+CREATE TABLE copies (n bigint, e real[]);
+CREATE FUNCTION copied() RETURNS text LANGUAGE sql VOLATILE AS 'SELECT ''x'' || count(*) FROM copies';
+INSERT INTO copies SELECT id, moe.embed(copied()) FROM docs WHERE id < 5;
+SELECT count(DISTINCT e), bool_and(e = moe.embed('x' || n - 1)) AS as_written FROM copies;
+SELECT nodes($$SELECT moe.embed(noted(body)) FROM docs$$), nodes($$SELECT moe.embed('x' || nextval('evaluated')) FROM docs$$),
+       nodes($$SELECT moe.embed(body || random() || clock_timestamp() || gen_random_uuid()) FROM docs$$) AS harmless;
+SELECT evaluations($$SELECT id FROM docs WHERE moe.embed(noted(body)) IS NOT NULL LIMIT 5$$) AS "5";
+DROP FUNCTION noted, copied;
+DROP TABLE copies;
 
 -- ----------
 -- Errors
@@ -281,6 +307,15 @@ INSERT INTO prompts VALUES (1, 'a', '[{"role": "user", "content": "hi"}]'), (2, 
     (3, repeat('word ', 1100), '[{"role": 1}]'), (4, NULL, NULL), (5, 'b', '[{"role": "user", "content": "hi"}]');
 SELECT id, moe.generate(t, max_tokens => 1) FROM prompts;
 SELECT id, moe.generate(t, max_tokens => 1) FROM prompts WHERE id <> 2;
+-- of rows that nobody asks for, nothing is wrong
+INSERT INTO prompts VALUES (0, 'x'), (-1, 'y');
+SELECT id FROM (SELECT * FROM prompts ORDER BY id OFFSET 0) p WHERE (moe.generate(t, max_tokens => 1) IS NOT NULL OR id IS NULL) LIMIT 3;
+BEGIN;
+DECLARE c CURSOR FOR SELECT id, moe.generate(t, max_tokens => 1) IS NULL AS n FROM prompts WHERE id IN (-1, 0, 1, 2) ORDER BY id;
+FETCH 3 FROM c;
+FETCH 1 FROM c;
+ROLLBACK;
+DELETE FROM prompts WHERE id < 1;
 SELECT id, moe.generate(t, max_tokens => 1, options => '{"on_error": "null"}') IS NULL AS "null",
        moe.embed(t, options => '{"on_error": "null"}') IS NULL AS embed,
        moe.chat(m, max_tokens => 1, options => '{"on_error": "null"}') IS NULL AS chat FROM prompts;
