@@ -30,6 +30,7 @@
 #include "postgres.h"
 
 #include "channel.h"
+#include "client.h"
 #include "compat.h"
 #include "guc.h"
 #include "port/atomics.h"
@@ -412,7 +413,7 @@ moe_channel_wait(MoeChannel *channel)
 		throw_refused();
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1, moe_wait_event_engine());
 	ResetLatch(MyLatch);
-	CHECK_FOR_INTERRUPTS();
+	moe_check_for_interrupts();
 }
 
 /*

@@ -177,8 +177,7 @@ moe_register_lwlock_tranche(int tranche, const char *name)
 
 /*
  * True if CHECK_FOR_INTERRUPTS() would end the running statement for a reason
- * that a flag shows.  (Conditions that need work to find out, such as a closed
- * client socket, are seen between two steps of the engine.)
+ * that a flag shows.
  */
 static inline bool
 moe_interrupt_ends_statement(void)

@@ -68,6 +68,7 @@ typedef struct Job
 	moe_seq    *seq;			/* NULL: it could not be queued */
 	moe_error  *error;			/* then why */
 	bool		started;		/* MOE_EVENT_PROMPT has been sent */
+	int64		prompt_read;	/* that MOE_EVENT_READ has told */
 } Job;
 
 /* A session that has a channel to us */
@@ -523,6 +524,7 @@ write_job(Session *s, Job *job)
 	moe_token	token;
 	MoeDone		done;
 	const float *embedding;
+	int64		read;
 	int			n;
 
 	if (job->seq != NULL && !job->started && moe_seq_usage(job->seq)->prompt_tokens > 0)
@@ -530,6 +532,13 @@ write_job(Session *s, Job *job)
 		moe_wire_event(buf, MOE_EVENT_PROMPT, job->number, moe_seq_usage(job->seq),
 					   sizeof(moe_usage), NULL, 0);
 		job->started = true;
+	}
+	if (job->seq != NULL && (read = moe_seq_prompt_read(job->seq)) > job->prompt_read &&
+		read < moe_seq_usage(job->seq)->prompt_tokens)
+	{
+		job->prompt_read = read;
+		moe_wire_event(buf, MOE_EVENT_READ, job->number, &job->prompt_read,
+					   sizeof(job->prompt_read), NULL, 0);
 	}
 	while (job->seq != NULL && buf->len < EVENTS_SIZE && moe_seq_next(job->seq, &token))
 		moe_wire_event(buf, MOE_EVENT_TOKEN, job->number, &token, sizeof(token),

@@ -14,6 +14,7 @@
  */
 #include "postgres.h"
 
+#include "client.h"
 #include "compat.h"
 #include "gate.h"
 #include "guc.h"
@@ -115,7 +116,11 @@ moe_gate_wait(void)
 	{
 		ConditionVariablePrepareToSleep(&s->gate_open);
 		while (!take_turn(s))
-			ConditionVariableSleep(&s->gate_open, moe_wait_event_gate());
+		{
+			(void) ConditionVariableTimedSleep(&s->gate_open, MOE_CLIENT_LOOK_MS,
+											   moe_wait_event_gate());
+			moe_check_for_interrupts();
+		}
 		ConditionVariableCancelSleep();
 	}
 	PG_CATCH();

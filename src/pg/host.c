@@ -26,6 +26,7 @@
 
 #include <signal.h>
 
+#include "client.h"
 #include "common/hashfn.h"
 #include "compat.h"
 #include "error.h"
@@ -95,6 +96,7 @@ cancel_requested(void *ud)
 		}
 		PG_END_TRY();
 	}
+	moe_look_for_client();
 	return moe_interrupt_ends_statement();
 }
 

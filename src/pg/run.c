@@ -19,6 +19,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "client.h"
 #include "compat.h"
 #include "error.h"
 #include "guc.h"
@@ -252,6 +253,19 @@ push_callback(MoeRun *run, ErrorContextCallback *callback)
 }
 
 /*
+ * A host that computes while requests are queued tells of what has come: it
+ * counts at once
+ */
+void
+moe_run_note_news(MoeRun *run)
+{
+	check_sequences(run);
+	count_tokens(run);
+	moe_stat_progress(run->stat, &run->progress);
+	check_limits(run, 0);
+}
+
+/*
  * Queue a request that may turn out to be wrong
  *
  * What is wrong with it alone is told, not raised: if it is found now by NULL and
@@ -275,6 +289,7 @@ moe_run_try_add(MoeRun *run, const moe_request *request, moe_error *err)
 	seq->prompt_tokens = request->n_prompt;
 	seq->may_fail = true;
 
+	run->progress.task = (MoeTask) request->task;
 	push_callback(run, &callback);
 	run->adding = true;
 	status = run->host->add(run, seq, request, err);
@@ -289,7 +304,6 @@ moe_run_try_add(MoeRun *run, const moe_request *request, moe_error *err)
 	}
 
 	run->seqs[run->n_seqs++] = seq;
-	run->progress.task = (MoeTask) request->task;
 	run->progress.sequences = run->n_seqs;
 	run->progress.prompt_tokens += request->n_prompt;
 	run->queued += request->n_prompt;
@@ -323,7 +337,7 @@ step(MoeRun *run)
 	bool		busy;
 
 	push_callback(run, &callback);
-	CHECK_FOR_INTERRUPTS();
+	moe_check_for_interrupts();
 	busy = run->host->step(run);
 	error_context_stack = callback.previous;
 

@@ -68,6 +68,8 @@ struct MoeRun
 	bool		failed;			/* a step went wrong, set by the host */
 };
 
+extern void moe_run_note_news(MoeRun *run);	/* may raise */
+
 extern const MoeRunHost moe_run_local;	/* run_local.c: this backend computes */
 extern const MoeRunHost moe_run_shared; /* run_shared.c: the shared engine does */
 

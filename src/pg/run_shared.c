@@ -33,6 +33,7 @@ typedef struct SharedSeq
 	bool		done;
 	moe_finish	finish;
 	moe_usage	usage;
+	int64		prompt_read;	/* before the first token */
 	moe_error  *error;			/* if finish says so */
 	StringInfoData text;		/* pieces of all tokens; data is NULL before the first */
 	SharedToken *tokens;
@@ -88,6 +89,9 @@ take_event(SharedRun *run, const MoeEvent *event)
 		case MOE_EVENT_PROMPT:
 			memcpy(&seq->usage, content, sizeof(moe_usage));
 			return;
+		case MOE_EVENT_READ:
+			seq->prompt_read = *(const int64 *) content;
+			return;
 		case MOE_EVENT_TOKEN:
 			add_token(seq, content, (const char *) content + sizeof(moe_token));
 			return;
@@ -129,14 +133,41 @@ take_message(SharedRun *run)
 }
 
 /*
+ * Wait for the engine to do something
+ *
+ * Until it has begun with a prompt, the run waits in its queue.
+ */
+static void
+wait_for_engine(SharedRun *run)
+{
+	MoeRun	   *base = &run->base;
+	instr_time	start;
+	instr_time	end;
+
+	moe_stat_progress(base->stat, &base->progress);
+	if (base->counted.prompt_tokens == 0)
+		moe_stat_phase(base->stat, MOE_PHASE_WAITING);
+	INSTR_TIME_SET_CURRENT(start);
+	moe_channel_wait(run->channel);
+	INSTR_TIME_SET_CURRENT(end);
+	INSTR_TIME_ACCUM_DIFF(base->computing, end, start);
+}
+
+/*
  * Send run->message
+ *
+ * While the engine has enough of this run to do, it takes no more.
  */
 static void
 send_message(SharedRun *run)
 {
 	while (!moe_channel_send(run->channel, run->message.data, run->message.len))
-		if (!take_message(run))
-			moe_channel_wait(run->channel);
+	{
+		if (take_message(run))
+			moe_run_note_news(&run->base);
+		else
+			wait_for_engine(run);
+	}
 }
 
 static void
@@ -168,28 +199,15 @@ shared_add(MoeRun *base, MoeSeq *seq, const moe_request *request, moe_error *err
 	return MOE_OK;
 }
 
-/*
- * Wait for news and take them
- *
- * Until the engine has begun with a prompt, the run waits in its queue.
- */
 static bool
 shared_step(MoeRun *base)
 {
 	SharedRun  *run = (SharedRun *) base;
-	instr_time	start;
-	instr_time	end;
 
 	if (run->n_done == base->n_seqs)
 		return false;
-	moe_stat_progress(base->stat, &base->progress);
-	if (base->counted.prompt_tokens == 0)
-		moe_stat_phase(base->stat, MOE_PHASE_WAITING);
-	INSTR_TIME_SET_CURRENT(start);
 	while (!take_message(run))
-		moe_channel_wait(run->channel);
-	INSTR_TIME_SET_CURRENT(end);
-	INSTR_TIME_ACCUM_DIFF(base->computing, end, start);
+		wait_for_engine(run);
 	return true;
 }
 
@@ -281,15 +299,12 @@ shared_usage(const MoeSeq *seq)
 	return &((const SharedSeq *) seq)->usage;
 }
 
-/*
- * Whole or not at all: the engine does not tell how far it is in a prompt
- */
 static int64
 shared_prompt_read(const MoeSeq *base)
 {
 	const SharedSeq *seq = (const SharedSeq *) base;
 
-	return seq->n_tokens > 0 ? base->prompt_tokens : seq->usage.cached_tokens;
+	return seq->n_tokens > 0 ? base->prompt_tokens : seq->prompt_read;
 }
 
 const MoeRunHost moe_run_shared = {

@@ -67,6 +67,7 @@ extern void moe_wire_request(const MoeMessage *message, moe_request *request);
 typedef enum MoeEventType
 {
 	MOE_EVENT_PROMPT,			/* moe_usage: the prompt is being read */
+	MOE_EVENT_READ,				/* int64: tokens of it so far */
 	MOE_EVENT_TOKEN,			/* moe_token, piece */
 	MOE_EVENT_EMBEDDING,		/* floats */
 	MOE_EVENT_DONE,				/* moe_finish, moe_usage: see MoeDone */

@@ -293,6 +293,22 @@ is(threads(postmaster()), 1, 'the postmaster still has one thread');
 
 # --- limits
 
+# what a statement uses while it still queues requests counts, and is shown
+$node->safe_psql('postgres', q{CREATE ROLE intern LOGIN; SELECT moe.set_budget('intern', 20000, '1 day')});
+my $rows = q{SELECT count(moe.generate('A table ' || i, max_tokens => 100, options => '{"ignore_eos": true}'))
+	FROM generate_series(1, 20000) AS i};
+($ret, $out, $err) = $node->psql('postgres', $rows, extra_params => [ '-U', 'intern' ]);
+like($err, qr/token budget of role "intern" is used up/, 'a budget ends a batch whose requests do not all fit into the queue');
+is($node->safe_psql('postgres', 'SELECT used BETWEEN 20001 AND 21000 FROM moe.budget'), 't', 'within a few steps');
+$node->safe_psql('postgres', q{SELECT moe.set_budget('intern', NULL)});
+($session, $user) = start_long($rows);
+ok($node->poll_query_until('postgres', qq{
+	SELECT (task, phase) = ('generate', 'decode') AND sequences > 64 AND prompt_read > 0 AND generated_tokens > 0
+	FROM moe.stat_requests WHERE pid = $user}), 'moe.stat_requests shows it');
+$node->safe_psql('postgres', "SELECT pg_cancel_backend($user)");
+ends($user, 'a batch is cancelled while it queues');
+$session->quit;
+
 $node->append_conf('postgresql.conf', 'moe.max_requests = 2');
 ($session, $user) = start_long();
 $node->restart;
