@@ -139,6 +139,24 @@ SELECT used = 0 AS unused FROM moe.budget;
 RESET ROLE;
 SET moe.max_tokens_per_query = 200;
 SELECT count(moe.embed('row number ' || g)) FROM generate_series(1, 200) AS g;
+-- each FETCH is a statement; what is read ahead counts for the one that reads it
+SELECT count(moe.embed('row number ' || g)) FROM generate_series(1, 40) AS g;
+BEGIN;
+DECLARE c CURSOR FOR SELECT moe.embed('row number ' || g) IS NOT NULL AS done FROM generate_series(1, 40) AS g;
+MOVE 10 IN c;
+MOVE 10 IN c;
+MOVE 10 IN c;
+MOVE 9 IN c;
+FETCH 2 FROM c;
+ROLLBACK;
+BEGIN;
+DECLARE c CURSOR FOR SELECT moe.embed('row number ' || g) IS NOT NULL AS done FROM generate_series(1, 40) AS g;
+SELECT prompt_tokens AS before FROM moe.status \gset
+FETCH 2 FROM c;
+SELECT prompt_tokens - :before > 2 * moe.count_tokens('row number 2') AS ahead FROM moe.status;
+SET LOCAL moe.max_tokens_per_query = 1;
+FETCH 1 FROM c;
+ROLLBACK;
 RESET moe.max_tokens_per_query;
 SELECT moe.set_budget('regress_moe_batch', NULL);
 DROP OWNED BY regress_moe_batch;
