@@ -506,14 +506,15 @@ AS 'MODULE_PATHNAME', 'pg_moe_weight_cache' LANGUAGE C VOLATILE PARALLEL RESTRIC
  * which happens when they are first used; pinned are experts that are being computed
  * with, none while nothing runs.  hits counts experts that a step found
  * there, misses those that it had to load or wait for, evictions those that made room.
- * sessions have the model open; null if the memory is this session's own.
+ * sessions have the model open; null if the memory is this session's own.  Shown are
+ * the models that one may use; members of pg_monitor see all.
  */
 CREATE VIEW moe.weight_cache AS
 SELECT c.name AS model, w.shared, w.sessions, w.memory, w.units, w.resident, w.bytes,
        w.resident_bytes, w.pinned, w.hits, w.misses, w.evictions
   FROM moe.model_catalog AS c
   JOIN moe.get_weight_cache() AS w ON w.weights_key OPERATOR(pg_catalog.=) c.weights_key
- WHERE moe.may_use(c.name) OR pg_catalog.pg_has_role('pg_read_server_files', 'USAGE');
+ WHERE moe.may_use(c.name) OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
 GRANT SELECT ON moe.weight_cache TO PUBLIC;
 
 CREATE FUNCTION moe.get_expert_stats(weights_key text,

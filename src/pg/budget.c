@@ -32,6 +32,7 @@
 #include "catalog/indexing.h"
 #include "compat.h"
 #include "funcapi.h"
+#include "grants.h"
 #include "shared_state.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -52,6 +53,7 @@ enum
 };
 
 #define TABLE "budget_catalog"
+#define MIN_WINDOW USECS_PER_SEC
 #define MAX_WINDOW (INT64CONST(3660) * USECS_PER_DAY)
 
 /* ----------
@@ -257,11 +259,11 @@ check_values(int64 tokens, const Interval *window)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a budget must not be negative"),
 				 errhint("0 forbids all use of models; NULL removes the budget.")));
-	if (microseconds(window) <= 0)
+	if (microseconds(window) < MIN_WINDOW)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the window of a budget must be longer than nothing and not longer than ten years"),
-				 errhint("For example '1 day'.")));
+				 errmsg("the window of a budget must be between one second and ten years"),
+				 errhint("A budget is whole again after its window, for example '1 day'.")));
 }
 
 /*
@@ -305,7 +307,7 @@ pg_moe_set_budget(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("role and window must not be null"),
 				 errhint("For example moe.set_budget('intern', 100000, '1 day').")));
-	role = get_role_oid(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	role = moe_role_oid(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 	if (!remove)
 		check_values(PG_GETARG_INT64(1), PG_GETARG_INTERVAL_P(2));
 

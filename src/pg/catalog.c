@@ -213,11 +213,8 @@ moe_model_by_digest(const char *digest)
 	return row;
 }
 
-/*
- * Does any model of this database have these packed weights?
- */
-bool
-moe_weights_in_use(const char *weights_key)
+static bool
+has_weights(const char *weights_key, bool usable)
 {
 	Relation	rel = open_catalog(AccessShareLock);
 	SysScanDesc scan = moe_catalog_scan(rel);
@@ -226,14 +223,31 @@ moe_weights_in_use(const char *weights_key)
 
 	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		char	   *candidate = text_column(tuple, COL_WEIGHTS_KEY, RelationGetDescr(rel));
+		MoeModelRow *row = row_of_tuple(tuple, RelationGetDescr(rel));
 
-		found = strcmp(candidate, weights_key) == 0;
-		pfree(candidate);
+		found = strcmp(row->weights_key, weights_key) == 0 && (!usable || moe_may_use(row));
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return found;
+}
+
+/*
+ * Does any model of this database have these packed weights?
+ */
+bool
+moe_weights_in_use(const char *weights_key)
+{
+	return has_weights(weights_key, false);
+}
+
+/*
+ * Does one that the current user may use?
+ */
+bool
+moe_may_use_weights(const char *weights_key)
+{
+	return has_weights(weights_key, true);
 }
 
 /*

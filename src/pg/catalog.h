@@ -44,6 +44,7 @@ extern void moe_catalog_lock(void);
 extern void moe_model_insert(const MoeModelRow *row);
 extern void moe_model_remove(const char *name);
 extern bool moe_weights_in_use(const char *weights_key);
+extern bool moe_may_use_weights(const char *weights_key);
 extern Oid	moe_catalog_relid(void);
 extern char *moe_model_path(const MoeModelRow *row);
 _Noreturn extern void moe_throw_no_model(const char *name);

@@ -24,6 +24,7 @@
 #include "nodes/primnodes.h"
 #include "storage/lwlock.h"
 #include "utils/acl.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
@@ -43,6 +44,11 @@
 #if PG_VERSION_NUM < 160000
 #undef PGDLLEXPORT
 #define PGDLLEXPORT __attribute__((visibility("default")))
+#endif
+
+/* The first minor versions let nobody set anything inside a parallel query */
+#ifndef GUC_ALLOW_IN_PARALLEL
+#define GUC_ALLOW_IN_PARALLEL 0
 #endif
 
 /* Declares an SQL-callable function, exported on every version */

@@ -144,7 +144,8 @@ setup_pinned(MoeCall *call, FunctionCallInfo fcinfo)
 	if (!moe_reproducible)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("moe.embed_pinned() works only while moe.reproducible is on")));
+				 errmsg("moe.embed_pinned() works only while moe.reproducible is on"),
+				 errhint("SET moe.reproducible = on.")));
 	digest = parse_digest(PG_GETARG_TEXT_PP(1));
 	row = moe_model_by_digest(digest);
 	if (row == NULL)

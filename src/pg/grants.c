@@ -203,6 +203,22 @@ moe_grants_remove(const char *model)
 }
 
 /*
+ * The role of a name
+ */
+Oid
+moe_role_oid(const char *name)
+{
+	Oid			role = get_role_oid(name, true);
+
+	if (!OidIsValid(role))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("role \"%s\" does not exist", name),
+				 errhint("SELECT rolname FROM pg_roles lists the roles; upper and lower case differ.")));
+	return role;
+}
+
+/*
  * What grant_model() and revoke_model() share
  */
 static bool
@@ -211,6 +227,7 @@ change_grant(FunctionCallInfo fcinfo, const char *function, bool grant)
 	text	   *model = moe_text_arg(fcinfo, 0);
 	text	   *role = moe_text_arg(fcinfo, 1);
 	MoeModelRow *row;
+	char	   *name;
 
 	PreventCommandIfReadOnly(grant ? "moe.grant_model()" : "moe.revoke_model()");
 	moe_check_registrar(function);
@@ -228,7 +245,8 @@ change_grant(FunctionCallInfo fcinfo, const char *function, bool grant)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("model \"%s\" comes with the extension and may be used by all", row->name),
 				 errhint("REVOKE USAGE ON SCHEMA moe FROM PUBLIC keeps roles from all models.")));
-	return set_grant(row->name, get_role_oid_or_public(text_to_cstring(role)), grant);
+	name = text_to_cstring(role);
+	return set_grant(row->name, strcmp(name, "public") == 0 ? InvalidOid : moe_role_oid(name), grant);
 }
 
 /*

@@ -16,5 +16,6 @@ extern void moe_check_grant(const MoeModelRow *row);
 extern void moe_check_registrar(const char *function);
 extern void moe_grant_to_registrar(const char *model);
 extern void moe_grants_remove(const char *model);
+extern Oid	moe_role_oid(const char *name);
 
 #endif							/* MOE_GRANTS_H */

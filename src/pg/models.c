@@ -269,7 +269,8 @@ pg_moe_drop_model(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("name of a model must not be null")));
+				 errmsg("name of a model must not be null"),
+				 errhint("SELECT name FROM moe.models lists the models.")));
 	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	row = moe_model_lookup(name);
 	if (row == NULL)

@@ -51,40 +51,69 @@ typedef struct OptionDef
 	size_t		flag;			/* of the bool that says it was given, or NO_FLAG */
 	double		min,
 				max;			/* numbers; bounds belong to the range */
+	const char *hint;			/* what it does, for those who gave it a wrong value */
 } OptionDef;
 
 #define AT(field) offsetof(MoeOptions, field)
 
 static const OptionDef option_defs[] = {
-	{"max_tokens", TYPE_INT, SAMPLING, AT(max_tokens), NO_FLAG, 0, PG_INT32_MAX},
-	{"temperature", TYPE_NUMBER, SAMPLING, AT(temperature), NO_FLAG, 0, 1000},
-	{"seed", TYPE_BIGINT, SAMPLING, AT(seed), AT(has_seed), 0, 0},
-	{"stop", TYPE_STRINGS, SAMPLING, AT(stop), NO_FLAG, 0, 0},
-	{"top_k", TYPE_INT, SAMPLING, AT(top_k), NO_FLAG, 0, PG_INT32_MAX},
-	{"top_p", TYPE_NUMBER, SAMPLING, AT(top_p), NO_FLAG, 0, 1},
-	{"min_p", TYPE_NUMBER, SAMPLING, AT(min_p), NO_FLAG, 0, 1},
-	{"repeat_penalty", TYPE_NUMBER, SAMPLING, AT(repeat_penalty), NO_FLAG, 0.01, 100},
-	{"repeat_last_n", TYPE_INT, SAMPLING, AT(repeat_last_n), NO_FLAG, -1, PG_INT32_MAX},
-	{"ignore_eos", TYPE_BOOL, SAMPLING, AT(ignore_eos), NO_FLAG, 0, 0},
-	{"show_special", TYPE_BOOL, SAMPLING, AT(show_special), NO_FLAG, 0, 0},
-	{"logprobs", TYPE_BOOL, MOE_SCOPE_STREAM, AT(logprobs), NO_FLAG, 0, 0},
-	{"add_special", TYPE_BOOL, TOKENS, AT(add_special), NO_FLAG, 0, 0},
-	{"parse_special", TYPE_BOOL, TOKENS, AT(parse_special), NO_FLAG, 0, 0},
-	{"on_error", TYPE_STRING, MOE_SCOPE_VALUE, AT(on_error), NO_FLAG, 0, 0},
-	{"system", TYPE_STRING, MOE_SCOPE_CHAT, AT(system), NO_FLAG, 0, 0},
-	{"tools", TYPE_ARRAY, TEMPLATE, AT(tools), NO_FLAG, 0, 0},
-	{"template", TYPE_STRING, TEMPLATE, AT(template), NO_FLAG, 0, 0},
-	{"variables", TYPE_OBJECT, TEMPLATE, AT(variables), NO_FLAG, 0, 0},
-	{"enable_thinking", TYPE_BOOL, TEMPLATE, AT(enable_thinking), AT(has_enable_thinking), 0, 0},
+	{"max_tokens", TYPE_INT, SAMPLING, AT(max_tokens), NO_FLAG, 0, PG_INT32_MAX,
+	"At most so many tokens are generated, without it 128, with 0 none."},
+	{"temperature", TYPE_NUMBER, SAMPLING, AT(temperature), NO_FLAG, 0, 1000,
+	"0 always takes the likeliest token, 1 draws from the model's own distribution."},
+	{"seed", TYPE_BIGINT, SAMPLING, AT(seed), AT(has_seed), 0, 0,
+	"The same seed, a number of type bigint, gives the same text again; without one each call draws its own."},
+	{"stop", TYPE_STRINGS, SAMPLING, AT(stop), NO_FLAG, 0, 0,
+	"The text ends before the first of these, for example [\"\\n\", \"Q:\"]."},
+	{"top_k", TYPE_INT, SAMPLING, AT(top_k), NO_FLAG, 0, PG_INT32_MAX,
+	"Tokens are drawn from so many of the likeliest; 0 switches it off."},
+	{"top_p", TYPE_NUMBER, SAMPLING, AT(top_p), NO_FLAG, 0, 1,
+	"Tokens are drawn from the likeliest that have this probability together; 1 switches it off."},
+	{"min_p", TYPE_NUMBER, SAMPLING, AT(min_p), NO_FLAG, 0, 1,
+	"Tokens are drawn from those that have at least this part of the likeliest one's probability; 0 switches it off."},
+	{"repeat_penalty", TYPE_NUMBER, SAMPLING, AT(repeat_penalty), NO_FLAG, 0.01, 100,
+	"More than 1 makes repetitions rarer; 1 switches it off."},
+	{"repeat_last_n", TYPE_INT, SAMPLING, AT(repeat_last_n), NO_FLAG, -1, PG_INT32_MAX,
+	"So many of the last tokens count for repeat_penalty; -1 stands for all, 0 for none."},
+	{"ignore_eos", TYPE_BOOL, SAMPLING, AT(ignore_eos), NO_FLAG, 0, 0,
+	"With true a text ends only after max_tokens or with a stop string."},
+	{"show_special", TYPE_BOOL, SAMPLING, AT(show_special), NO_FLAG, 0, 0,
+	"With true special tokens are written out."},
+	{"logprobs", TYPE_BOOL, MOE_SCOPE_STREAM, AT(logprobs), NO_FLAG, 0, 0,
+	"With false the column logprob is not filled."},
+	{"add_special", TYPE_BOOL, TOKENS, AT(add_special), NO_FLAG, 0, 0,
+	"With true the tokens that the model wants around a prompt are put there."},
+	{"parse_special", TYPE_BOOL, TOKENS, AT(parse_special), NO_FLAG, 0, 0,
+	"With true special tokens that are written in the prompt are recognised."},
+	{"on_error", TYPE_STRING, MOE_SCOPE_VALUE, AT(on_error), NO_FLAG, 0, 0,
+	"With \"null\" a text that can't be answered gives NULL, with \"error\" an error."},
+	{"system", TYPE_STRING, MOE_SCOPE_CHAT, AT(system), NO_FLAG, 0, 0,
+	"It is the text of a message that comes before the others."},
+	{"tools", TYPE_ARRAY, TEMPLATE, AT(tools), NO_FLAG, 0, 0,
+	"For example [{\"type\": \"function\", \"function\": {\"name\": \"now\"}}]."},
+	{"template", TYPE_STRING, TEMPLATE, AT(template), NO_FLAG, 0, 0,
+	"It is a Jinja template that takes the place of the model's."},
+	{"variables", TYPE_OBJECT, TEMPLATE, AT(variables), NO_FLAG, 0, 0,
+	"Its keys become variables of the chat template, for example {\"lang\": \"en\"}."},
+	{"enable_thinking", TYPE_BOOL, TEMPLATE, AT(enable_thinking), AT(has_enable_thinking), 0, 0,
+	"The chat templates of some models leave out the reasoning with false."},
 	{"add_generation_prompt", TYPE_BOOL, MOE_SCOPE_TEMPLATE, AT(add_generation_prompt),
-	AT(has_add_generation_prompt), 0, 0},
-	{"replace", TYPE_BOOL, MOE_SCOPE_LOAD, AT(replace), NO_FLAG, 0, 0},
-	{"n_ctx", TYPE_INT, MOE_SCOPE_LOAD, AT(n_ctx), NO_FLAG, 1, PG_INT32_MAX},
-	{"kv_type", TYPE_STRING, MOE_SCOPE_LOAD, AT(kv_type), NO_FLAG, 0, 0},
-	{"quantize", TYPE_STRING, MOE_SCOPE_LOAD, AT(quantize), NO_FLAG, 0, 0},
-	{"chat_template", TYPE_STRING, MOE_SCOPE_LOAD, AT(chat_template), NO_FLAG, 0, 0},
-	{"query_prefix", TYPE_STRING, MOE_SCOPE_LOAD, AT(query_prefix), NO_FLAG, 0, 0},
-	{"passage_prefix", TYPE_STRING, MOE_SCOPE_LOAD, AT(passage_prefix), NO_FLAG, 0, 0},
+	AT(has_add_generation_prompt), 0, 0,
+	"With true the prompt ends where the answer begins."},
+	{"replace", TYPE_BOOL, MOE_SCOPE_LOAD, AT(replace), NO_FLAG, 0, 0,
+	"With true the model takes the place of one of that name."},
+	{"n_ctx", TYPE_INT, MOE_SCOPE_LOAD, AT(n_ctx), NO_FLAG, 1, PG_INT32_MAX,
+	"It is a number of tokens, at most what the model was trained for."},
+	{"kv_type", TYPE_STRING, MOE_SCOPE_LOAD, AT(kv_type), NO_FLAG, 0, 0,
+	"\"f16\" takes half of the memory; \"auto\" is \"f32\" for models with unquantised weights."},
+	{"quantize", TYPE_STRING, MOE_SCOPE_LOAD, AT(quantize), NO_FLAG, 0, 0,
+	"With \"bf16\", unquantised weights are kept in 16 bits, with \"q8_0\" in 8: faster, in less memory, with slightly different results."},
+	{"chat_template", TYPE_STRING, MOE_SCOPE_LOAD, AT(chat_template), NO_FLAG, 0, 0,
+	"It is a Jinja template that takes the place of the file's."},
+	{"query_prefix", TYPE_STRING, MOE_SCOPE_LOAD, AT(query_prefix), NO_FLAG, 0, 0,
+	"It is put before texts that are embedded with kind 'query'."},
+	{"passage_prefix", TYPE_STRING, MOE_SCOPE_LOAD, AT(passage_prefix), NO_FLAG, 0, 0,
+	"It is put before texts that are embedded with kind 'passage'."},
 };
 
 /*
@@ -107,7 +136,20 @@ throw_wrong_type(const OptionDef *def, const char *expected)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("option \"%s\" must be %s", def->name, expected)));
+			 errmsg("option \"%s\" must be %s", def->name, expected),
+			 errhint("%s", def->hint)));
+}
+
+/*
+ * The same for a string that is none of those an option knows
+ */
+_Noreturn static void
+throw_wrong_word(const char *name, const char *expected)
+{
+	for (int i = 0; i < lengthof(option_defs); i++)
+		if (strcmp(option_defs[i].name, name) == 0)
+			throw_wrong_type(&option_defs[i], expected);
+	elog(ERROR, "no option is named \"%s\"", name);
 }
 
 _Noreturn static void
@@ -148,7 +190,8 @@ number_value(const OptionDef *def, const JsonbValue *value)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("option \"%s\" must be between %.10g and %.10g",
-						def->name, def->min, def->max)));
+						def->name, def->min, def->max),
+				 errhint("%s", def->hint)));
 	return number;
 }
 
@@ -417,9 +460,7 @@ moe_options_null_on_error(const MoeOptions *options)
 		return false;
 	if (strcmp(policy, "null") == 0)
 		return true;
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("option \"on_error\" must be \"error\" or \"null\"")));
+	throw_wrong_word("on_error", "\"error\" or \"null\"");
 }
 
 /*
@@ -436,9 +477,7 @@ moe_options_kv_type(const MoeOptions *options)
 		return MOE_KV_F16;
 	if (strcmp(name, "f32") == 0)
 		return MOE_KV_F32;
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("option \"kv_type\" must be \"auto\", \"f16\" or \"f32\"")));
+	throw_wrong_word("kv_type", "\"auto\", \"f16\" or \"f32\"");
 }
 
 /*
@@ -455,10 +494,7 @@ moe_options_quantize(const MoeOptions *options)
 		return MOE_QUANTIZE_Q8_0;
 	if (strcmp(name, "bf16") == 0)
 		return MOE_QUANTIZE_BF16;
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("option \"quantize\" must be \"none\", \"bf16\" or \"q8_0\""),
-			 errhint("With \"bf16\", unquantised weights are kept in 16 bits, with \"q8_0\" in 8: faster, in less memory, with slightly different results.")));
+	throw_wrong_word("quantize", "\"none\", \"bf16\" or \"q8_0\"");
 }
 
 /*

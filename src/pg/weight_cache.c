@@ -50,16 +50,19 @@ add_cache_row(const MoeArenaInfo *info, void *arg)
 }
 
 /*
- * moe.get_weight_cache() returns the rows of moe.weight_cache, by key
+ * moe.get_weight_cache() returns the rows of moe.weight_cache, by key: those of models
+ * that the caller may use, or all that there are, also of models that were dropped
  */
 Datum
 pg_moe_weight_cache(PG_FUNCTION_ARGS)
 {
+	bool		all = has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_STATS);
 	ListCell   *lc;
 
 	InitMaterializedSRF(fcinfo, 0);
 	foreach(lc, moe_store_keys())
-		(void) moe_store_visit(lfirst(lc), add_cache_row, fcinfo->resultinfo);
+		if (all || moe_may_use_weights(lfirst(lc)))
+			(void) moe_store_visit(lfirst(lc), add_cache_row, fcinfo->resultinfo);
 	return (Datum) 0;
 }
 

@@ -63,6 +63,40 @@ SELECT count(*) FROM moe.expert_stats;
 SET ROLE regress_moe_files;
 SELECT units > 0 AS units FROM moe.evict('pocket');
 RESET ROLE;
+
+-- a model is shown to those who may use it and to who watches, also by the function behind the view
+SELECT setting || '/pg_moe/pocket-q8_0.gguf' AS file FROM pg_config WHERE name = 'SHAREDIR' \gset
+SELECT moe.load_model('mine', :'file', '{"n_ctx": 64, "quantize": "bf16"}');
+SELECT weights_key AS mine FROM moe.model_catalog WHERE name = 'mine' \gset
+SELECT weights_key AS pocket FROM moe.model_catalog WHERE name = 'pocket' \gset
+SELECT units > 0 AS units FROM moe.prewarm('mine');
+SELECT units > 0 AS units FROM moe.prewarm('pocket');
+CREATE FUNCTION known() RETURNS SETOF text LANGUAGE sql AS $$
+  SELECT 'view: ' || model FROM moe.weight_cache
+  UNION ALL SELECT 'key of ' || CASE weights_key WHEN current_setting('test.mine') THEN 'mine' ELSE 'pocket' END
+  FROM moe.get_weight_cache() ORDER BY 1 $$;
+SELECT set_config('test.mine', :'mine', false) <> :'pocket' AS other_key;
+SELECT known();
+SET ROLE regress_moe_user;
+SELECT known();
+SET ROLE regress_moe_monitor;
+SELECT known();
+RESET ROLE;
+SELECT moe.grant_model('mine', 'regress_moe_user');
+SET ROLE regress_moe_user;
+SELECT known();
+RESET ROLE;
+-- what is left of one that was dropped is shown to who watches only
+BEGIN;
+DELETE FROM moe.model_catalog WHERE name = 'mine';
+SET LOCAL ROLE regress_moe_user;
+SELECT known();
+SET LOCAL ROLE regress_moe_monitor;
+SELECT known();
+ROLLBACK;
+SELECT moe.drop_model('mine');
+DROP FUNCTION known();
+SELECT units > 0 AS units FROM moe.evict('pocket');
 DROP ROLE regress_moe_user, regress_moe_monitor, regress_moe_files;
 
 -- errors

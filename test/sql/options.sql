@@ -32,6 +32,11 @@ SELECT moe.generate('hi', options => '{"stop": [""]}');
 SELECT moe.generate('hi', options => '{"stop": {}}');
 SELECT moe.chat('hi', options => '{"tools": {}}');
 SELECT moe.chat('hi', options => '{"variables": []}');
+SELECT moe.generate('hi', options => '{"top_k": -1}');
+SELECT moe.generate('hi', options => '{"top_p": "x"}');
+SELECT moe.generate('hi', options => '{"on_error": 5}');
+SELECT moe.generate('hi', options => '{"on_error": "ignore"}');
+SELECT (moe.generate_stream('hi', options => '{"logprobs": 1}')).seq;
 SELECT moe.chat('hi', options => '{"system": null, "tools": null}') IS NOT NULL AS nulls_are_defaults;
 
 -- arguments

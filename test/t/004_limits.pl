@@ -154,6 +154,76 @@ foreach my $preload ('pg_moe', '')
 }
 $node->safe_psql('postgres', 'ALTER ROLE intern RESET moe.max_tokens_per_query');
 
+# what a client asks for when it connects, before the library is there to refuse it, replaces no
+# value that the role, the database or the configuration file gives
+my $show = q{SELECT current_setting('moe.max_tokens_per_query') FROM moe.may_use('pocket');};
+
+sub limits_of
+{
+	my ($sql, @user) = @_;
+	local $ENV{PGOPTIONS} = '-c moe.max_tokens_per_query=0 -c moe.max_backends=77 -c moe.threads=2';
+	my ($ret, $out, $err) = $node->psql('postgres', $sql, extra_params => \@user, on_error_stop => 0);
+	return wantarray ? ($out, $err) : $out;
+}
+
+my @intern = ('-U', 'intern');
+$node->append_conf('postgresql.conf', "moe.max_tokens_per_query = 19\nmoe.max_backends = 9");
+$node->reload;
+is(limits_of("$show\nSHOW moe.max_backends; SHOW moe.threads", @intern), "19\n9\n0", 'the configuration file holds');
+$node->safe_psql('postgres', 'ALTER SYSTEM SET moe.max_tokens_per_query = 18');
+$node->reload;
+is(limits_of($show, @intern), '18', 'so does ALTER SYSTEM');
+foreach ([ 'ROLE ALL', 17 ], [ 'DATABASE postgres', 16 ], [ 'ROLE intern', 15 ],
+	[ 'ROLE intern IN DATABASE postgres', 14 ])
+{
+	my ($whom, $limit) = @$_;
+	$node->safe_psql('postgres', "ALTER $whom SET moe.max_tokens_per_query = $limit");
+	is(limits_of($show, @intern), $limit, "so does ALTER $whom, above those");
+}
+my ($out, $err) = limits_of($forty, @intern);
+like($err, qr/WARNING:  permission denied to set parameter "moe.max_tokens_per_query"/, 'the server says so');
+like($err, qr/statement needs more tokens than moe.max_tokens_per_query allows \(14\)/, 'and the limit is kept');
+is(limits_of("SET moe.max_tokens_per_query = 3; $show RESET moe.max_tokens_per_query; SHOW moe.max_tokens_per_query",
+	@intern), "14\n14", 'it is what the session goes back to');
+is(limits_of(q{SET moe.max_tokens_per_query = 3;
+	BEGIN; SELECT moe.may_use('pocket'); ROLLBACK; SHOW moe.max_tokens_per_query}, @intern),
+	"t\n14", 'also if the transaction fails in which it was found');
+
+# within a parallel query as well
+$node->safe_psql('postgres', q{
+	CREATE TABLE rows AS SELECT generate_series(1, 1000) AS i;
+	CREATE FUNCTION limit_inside() RETURNS text LANGUAGE plpgsql PARALLEL RESTRICTED AS $$
+	BEGIN
+		PERFORM moe.may_use('pocket');
+		RETURN current_setting('moe.max_tokens_per_query');
+	END $$;
+	CREATE FUNCTION limit_of_superuser() RETURNS text LANGUAGE sql SECURITY DEFINER
+	SET moe.max_tokens_per_query = 50 AS 'SELECT limit_inside()';
+	GRANT SELECT ON rows TO intern});
+is(limits_of(q{SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
+	SELECT limit_inside() FROM rows WHERE i = 1}, @intern), '14', 'in a parallel query as well');
+
+# a function brings its own limit, and leaves the role's
+is(limits_of("SELECT limit_of_superuser(); SHOW moe.max_tokens_per_query", @intern), "50\n14",
+	'in a function with a setting of its own');
+
+# a superuser may, and what it sets stays
+is(limits_of("$show SET moe.max_tokens_per_query = 5; RESET moe.max_tokens_per_query; SHOW moe.max_tokens_per_query"),
+	"0\n0", 'a superuser may ask for it');
+is(limits_of("SET moe.max_tokens_per_query = 5; $show"), '5', 'and what it sets before the library is loaded stays');
+is(limits_of("SET moe.max_tokens_per_query = 5; SET SESSION AUTHORIZATION intern; $show"), '5', 'whoever it becomes then');
+$node->safe_psql('postgres', 'GRANT SET ON PARAMETER moe.max_tokens_per_query TO intern');
+is(limits_of($show, @intern), '0', 'so may a role that was granted the parameter');
+$node->safe_psql('postgres', q{
+	REVOKE SET ON PARAMETER moe.max_tokens_per_query FROM intern;
+	ALTER ROLE ALL RESET moe.max_tokens_per_query;
+	ALTER DATABASE postgres RESET moe.max_tokens_per_query;
+	ALTER ROLE intern RESET moe.max_tokens_per_query;
+	ALTER ROLE intern IN DATABASE postgres RESET moe.max_tokens_per_query});
+$node->safe_psql('postgres', 'ALTER SYSTEM RESET moe.max_tokens_per_query');
+$node->append_conf('postgresql.conf', "moe.max_tokens_per_query = 0\nmoe.max_backends = 0");
+$node->reload;
+
 # a budget is one for all sessions of a role, and ends a statement while it runs
 $node->safe_psql('postgres', q{SELECT moe.set_budget('intern', 100, '1 day')});
 my @interns = map { $node->background_psql('postgres', extra_params => [ '-U', 'intern' ], on_error_stop => 0) } 1 .. 2;
@@ -167,7 +237,8 @@ $interns[1]->query($generate);
 like($interns[1]->{stderr}, qr/token budget of role "intern" is used up/, 'the other session has none left either');
 $_->{stderr} = '' foreach @interns;
 is($interns[1]->query('SELECT used BETWEEN 101 AND 102 FROM moe.budget'), 't', 'a step was too much');
-$node->safe_psql('postgres', q{SELECT moe.set_budget('intern', 100, '1 microsecond')});
+$node->safe_psql('postgres', q{SELECT moe.set_budget('intern', 100, '1 second')});
+$node->poll_query_until('postgres', 'SELECT used = 0 FROM moe.budget');
 is($interns[1]->query($generate), $answer, 'in the next window it is whole again');
 $node->safe_psql('postgres', q{SELECT moe.set_budget('intern', 100, '1 day')});
 $_->quit foreach @interns;

@@ -270,9 +270,11 @@ moe_status moe_tokenizer_encode(const moe_tokenizer *tok, const char *text, size
 static moe_status shown_text(const moe_tokenizer *tok, int32_t id, unsigned flags,
                              const char **text, size_t *len, bool *begins_word, moe_error *err)
 {
-    if (id < 0 || id >= tok->vocab.n)
-        return moe_fail(err, MOE_ERR_INVALID, "token id %d is not in the vocabulary of %d tokens",
-                        (int)id, (int)tok->vocab.n);
+    if (id < 0 || id >= tok->vocab.n) {
+        moe_fail(err, MOE_ERR_INVALID, "token id %d is not in the vocabulary of %d tokens",
+                 (int)id, (int)tok->vocab.n);
+        return moe_hint(err, "moe.tokenize() gives the ids of a text for a model.");
+    }
     moe_token_kind kind = tok->vocab.entries[id].kind;
     *text = moe_vocab_text(&tok->vocab, id, len);
     *begins_word = true;
