@@ -436,7 +436,7 @@ static int64_t deal_to(moe_scheduler *s, moe_ring *ring, int64_t room, bool in_o
     return room - left;
 }
 
-/* Does somebody wait for a step to end who may not get most of its rows, or was there one of late? */
+/* Does somebody wait for a step to end who may not get most of its rows, or did of late? */
 static bool is_hurried(moe_scheduler *s)
 {
     const int n_interactive = n_at_work(s, false);
@@ -614,12 +614,13 @@ static void share_experts(moe_seq *seq, const moe_span *span, int n_rows, int64_
     seq->usage.expert_misses += misses * to / n_rows - misses * from / n_rows;
 }
 
-/* Learns from a step how long a row takes.  Steps of a few rows say nothing of longer ones. */
+/* Learns from a step how long a row takes.  Steps of a few rows say nothing of longer ones; whole
+ * texts fill more than half of the least room. */
 static void note_speed(moe_scheduler *s, double seconds)
 {
     const double row_seconds = seconds / s->n_rows;
 
-    if (s->n_rows >= MIN_HURRIED_ROWS)
+    if (s->n_rows >= MIN_HURRIED_ROWS / 2)
         s->row_seconds = s->row_seconds > 0 ? (s->row_seconds + row_seconds) / 2 : row_seconds;
 }
 
