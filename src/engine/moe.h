@@ -287,6 +287,8 @@ typedef struct moe_scheduler_options {
     int max_seqs;        /* sequences that run at a time, at most three quarters of
                           * max_step_tokens; 0: 64 */
     int max_waiting;     /* length of the queue; 0: no bound */
+    double step_seconds; /* what a step is to take about, as far as prompts go, when others wait
+                          * for its end; 0: no bound */
     moe_cancel cancel;
 } moe_scheduler_options;
 
@@ -310,6 +312,13 @@ moe_status moe_scheduler_step(moe_scheduler *scheduler, bool *busy, moe_error *e
 /* Takes the next sequence that got tokens or ended since it was last taken here; NULL if there is
  * none.  So a host with many sequences need not look at each after every step. */
 moe_seq *moe_scheduler_next_changed(moe_scheduler *scheduler);
+
+/* What there is to do: work for later only, or also some that somebody waits for. */
+typedef enum moe_work { MOE_WORK_NONE, MOE_WORK_BULK, MOE_WORK_INTERACTIVE } moe_work;
+moe_work moe_scheduler_work(const moe_scheduler *scheduler);
+
+/* Says that others than its own sequences wait for the end of its next step. */
+void moe_scheduler_hurry(moe_scheduler *scheduler);
 
 /* Sequences that wait for admission, and that run. */
 int64_t moe_scheduler_waiting(const moe_scheduler *scheduler);

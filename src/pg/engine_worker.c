@@ -8,9 +8,12 @@
  * each model once, and as long as anybody uses it, one scheduler takes the
  * requests of all sessions, so that their tokens go through the weights together.
  *
- * The main loop takes what has arrived, runs one step of each model that has
+ * The main loop takes what has arrived, runs one step of one model that has
  * work, hands the results on, and waits for its latch if there was nothing to do.
- * It never waits for a session: results that do not fit into a channel
+ * Models take turns by time: next is the one that has computed least, and one
+ * that has work again after a rest begins level with that one.  While several
+ * have work and somebody waits for an answer, steps are kept short.  The loop
+ * never waits for a session: results that do not fit into a channel
  * stay in their sequence until they do.  A session that is gone is noticed
  * before the next step, and within a step if the step is for nobody else.
  *
@@ -28,6 +31,7 @@
 #include "engine_worker.h"
 #include "guc.h"
 #include "host.h"
+#include "portability/instr_time.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
@@ -49,6 +53,9 @@
 /* Results of a run go in messages of about this size */
 #define EVENTS_SIZE 8192
 
+/* What a step may take about, in seconds, while others wait for its end */
+#define STEP_SECONDS 0.25
+
 /* An open model */
 typedef struct SharedModel
 {
@@ -58,6 +65,9 @@ typedef struct SharedModel
 	moe_scheduler *scheduler;	/* NULL while nobody uses the model */
 	int			users;			/* sessions in a run */
 	bool		stale;			/* to be closed when nobody uses it */
+	double		used;			/* seconds in steps, or what counts as such */
+	bool		active;			/* had work at the last turn */
+	bool		tried;			/* in this turn: had nothing to do after all */
 } SharedModel;
 
 /* A request */
@@ -95,6 +105,7 @@ static MemoryContext worker_context = NULL;
 static dlist_head models = DLIST_STATIC_INIT(models);
 static dlist_head sessions = DLIST_STATIC_INIT(sessions);
 static uint32 models_forgotten = 0; /* value of moe_engine_models_forgotten() acted upon */
+static double least_used = 0;	/* the smallest of what active models have used */
 
 /* ----------
  * Models
@@ -244,7 +255,7 @@ step_is_vain(void *ud)
 static moe_status
 ensure_scheduler(SharedModel *m, moe_error *err)
 {
-	moe_scheduler_options options = {.cancel = {step_is_vain, m}};
+	moe_scheduler_options options = {.step_seconds = STEP_SECONDS, .cancel = {step_is_vain, m}};
 
 	if (m->scheduler != NULL)
 		return MOE_OK;
@@ -682,31 +693,108 @@ fail_jobs(SharedModel *m, const moe_error *err)
 }
 
 /*
- * One step of each model that has work; false if none had
+ * Find out which models have work, and have their steps short if that of one is
+ * waited for
  */
-static bool
-step_models(void)
+static void
+begin_turn(void)
 {
-	bool		any = false;
+	bool		hurry = false;
+	int			n_active = 0;
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &models)
 	{
 		SharedModel *m = dlist_container(SharedModel, node, iter.cur);
+		moe_work	work = m->scheduler ? moe_scheduler_work(m->scheduler) : MOE_WORK_NONE;
+
+		if (work != MOE_WORK_NONE && !m->active)
+			m->used = Max(m->used, least_used);
+		m->active = work != MOE_WORK_NONE;
+		m->tried = false;
+		n_active += m->active;
+		hurry |= work == MOE_WORK_INTERACTIVE;
+	}
+	dlist_foreach(iter, &models)
+	{
+		SharedModel *m = dlist_container(SharedModel, node, iter.cur);
+
+		if (m->active && hurry && n_active > 1)
+			moe_scheduler_hurry(m->scheduler);
+	}
+}
+
+/*
+ * The model whose turn it is; NULL if there is none left to try
+ */
+static SharedModel *
+next_model(void)
+{
+	SharedModel *next = NULL;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &models)
+	{
+		SharedModel *m = dlist_container(SharedModel, node, iter.cur);
+
+		if (m->active && !m->tried && (next == NULL || m->used < next->used))
+			next = m;
+	}
+	return next;
+}
+
+/*
+ * Take note of the time that a step of a model took
+ */
+static void
+charge_step(SharedModel *stepped, double seconds)
+{
+	dlist_iter	iter;
+
+	stepped->used += seconds;
+	least_used = stepped->used;
+	dlist_foreach(iter, &models)
+	{
+		SharedModel *m = dlist_container(SharedModel, node, iter.cur);
+
+		if (m->active)
+			least_used = Min(least_used, m->used);
+	}
+}
+
+/*
+ * One step of the model whose turn it is; false if none had anything to do
+ */
+static bool
+step_models(void)
+{
+	SharedModel *m;
+
+	begin_turn();
+	while ((m = next_model()) != NULL)
+	{
 		moe_error	err = {0};
 		bool		busy = false;
 		moe_status	status;
+		instr_time	start,
+					took;
 
-		if (m->scheduler == NULL)
-			continue;
+		INSTR_TIME_SET_CURRENT(start);
 		status = moe_scheduler_step(m->scheduler, &busy, &err);
-		any |= busy || status != MOE_OK;
+		INSTR_TIME_SET_CURRENT(took);
+		INSTR_TIME_SUBTRACT(took, start);
 
 		/* If it was cancelled, there is nobody to tell */
 		if (status != MOE_OK && status != MOE_ERR_CANCELLED)
 			fail_jobs(m, &err);
+		if (busy || status != MOE_OK)
+		{
+			charge_step(m, INSTR_TIME_GET_DOUBLE(took));
+			return true;
+		}
+		m->tried = true;
 	}
-	return any;
+	return false;
 }
 
 /* ----------

@@ -739,6 +739,185 @@ static void test_encoders_share_steps_too(void **state)
     moe_engine_free(engine);
 }
 
+/* --- short steps
+ * ----------------------------------------------------------------------------------- */
+
+/* A clock by which a step takes so long for each of its rows, and that stands still between steps
+ * but for what the last one took once more. */
+static struct {
+    const moe_scheduler *scheduler;
+    double seconds, row_seconds;
+} fake;
+
+static double fake_now(void)
+{
+    return fake.seconds += fake.row_seconds * fake.scheduler->n_rows;
+}
+
+/* Steps are to take a quarter of a second, which is 64 rows. */
+static moe_scheduler *open_hurried(moe_model *model, int max_step_tokens)
+{
+    moe_scheduler *s = open_scheduler(
+        model,
+        (moe_scheduler_options){.max_step_tokens = max_step_tokens, .step_seconds = 0.25});
+
+    s->now = fake_now;
+    fake.scheduler = s;
+    fake.seconds = 0;
+    fake.row_seconds = 1.0 / 256;
+    return s;
+}
+
+static void test_steps_are_short_while_somebody_waits_for_their_end(void **state)
+{
+    pair p = open_pair(POCKET);
+    moe_scheduler *s;
+    static int32_t ids[1000];
+    const moe_request long_one = request_of(MOE_TASK_GENERATE, ids, 1000, 4);
+    moe_request short_one = request_of(MOE_TASK_GENERATE, ids + 500, 10, 4);
+    outcome want[2], got;
+    moe_seq *a, *b;
+    size_t rest;
+
+    (void)state;
+    fill_ids(ids, 1000, p.cold->info.n_vocab, 3);
+    short_one.group = 1;
+    want[0] = run_alone(p.cold, long_one, 512);
+    want[1] = run_alone(p.cold, short_one, 512);
+
+    s = open_hurried(p.cold, 256);
+    a = add(s, long_one);
+    step(s);
+    assert_int_equal(s->n_rows, 256); /* alone */
+    b = add(s, short_one);
+    for (int n = 0; !moe_seq_done(b); n++) {
+        assert_true(n < 8);
+        step(s);
+        assert_int_equal(s->n_rows, 64);
+    }
+    step(s);
+    assert_int_equal(s->n_rows, 64); /* for somebody who asks again */
+    fake.seconds += 60;
+    rest = a->n_prompt - a->n_in_kv;
+    assert_true(rest > 64);
+    step(s);
+    assert_int_equal(s->n_rows, rest < 256 ? rest : 256); /* alone again */
+    run(s);
+    got = take(a);
+    assert_same(&want[0], &got);
+    got = take(b);
+    assert_same(&want[1], &got);
+    close_scheduler(s, p.cold);
+    close_pair(&p);
+}
+
+static void test_and_get_shorter_as_rows_take_longer(void **state)
+{
+    pocket *p = *state;
+    moe_scheduler *s = open_hurried(p->model, 512);
+    int before;
+
+    add(s, fresh(p, MOE_TASK_EMBED, 1000, 0, 1, false));
+    moe_scheduler_hurry(s);
+    step(s);
+    assert_int_equal(s->n_rows, 32); /* how long they take is not known yet */
+    step(s);
+    assert_int_equal(s->n_rows, 64);
+    fake.row_seconds = 1.0 / 192;
+    step(s);
+    before = s->n_rows;
+    for (int i = 0; i < 3; i++, before = s->n_rows) {
+        step(s);
+        assert_in_range(s->n_rows, 48, before - 1);
+    }
+    fake.row_seconds = 1.0 / 32;
+    step(s);
+    for (int i = 0; i < 3; i++) {
+        moe_scheduler_hurry(s);
+        step(s);
+        assert_int_equal(s->n_rows, 32); /* the least */
+    }
+    fake.seconds += 60;
+    step(s);
+    assert_int_equal(s->n_rows, 512);
+    close_scheduler(s, p->model);
+}
+
+static void test_bulk_work_does_not_hurry(void **state)
+{
+    pocket *p = *state;
+    moe_scheduler *s = open_hurried(p->model, 256);
+    moe_seq *seq;
+
+    assert_int_equal(moe_scheduler_work(s), MOE_WORK_NONE);
+    for (int i = 0; i < 4; i++) /* some decode while the others' prompts are read */
+        add(s, fresh(p, MOE_TASK_GENERATE, i % 2 ? 1000 : 200, 20, (uint32_t)i, true));
+    assert_int_equal(moe_scheduler_work(s), MOE_WORK_BULK);
+    for (int i = 0; i < 5; i++) {
+        step(s);
+        assert_int_equal(s->n_rows, 256);
+    }
+    assert_true(s->n_decode > 0);
+    seq = add(s, fresh(p, MOE_TASK_GENERATE, 10, 4, 9, false));
+    assert_int_equal(moe_scheduler_work(s), MOE_WORK_INTERACTIVE);
+    step(s);
+    assert_int_equal(s->n_rows, 64);
+    moe_seq_pause_at(seq, 1); /* it rests, and nobody waits for it */
+    fake.seconds += 60;
+    step(s);
+    assert_int_equal(s->n_rows, 255); /* its row stays empty */
+    assert_int_equal(moe_scheduler_work(s), MOE_WORK_BULK);
+    run(s);
+    assert_false(moe_seq_done(seq));
+    assert_int_equal(moe_scheduler_work(s), MOE_WORK_NONE);
+    close_scheduler(s, p->model);
+}
+
+static void test_encoders_read_fewer_texts_in_a_hurry(void **state)
+{
+    moe_engine *engine = open_engine(1, "auto");
+    moe_model *model;
+    moe_scheduler *s;
+    moe_request r;
+    moe_seq *seqs[60];
+    int32_t ids[60];
+    outcome want, got;
+
+    (void)state;
+    need(shared_path("fixtures"));
+    model = open_model(engine, shared_path("fixtures/bert/hf"));
+    fill_ids(ids, 20, model->info.n_vocab, 5);
+    r = request_of(MOE_TASK_EMBED, ids, 20, 0);
+    r.bulk = true;
+    want = run_alone(model, r, 512);
+    s = open_hurried(model, 400);
+    for (int i = 0; i < 60; i++)
+        seqs[i] = add(s, r);
+    step(s);
+    assert_int_equal(s->n_rows, 400);
+    moe_scheduler_hurry(s);
+    step(s);
+    assert_int_equal(s->n_rows, 60); /* whole texts within 64 rows */
+    fake.row_seconds = 1.0 / 32;
+    step(s);
+    moe_scheduler_hurry(s);
+    step(s);
+    assert_int_equal(s->n_rows, 20); /* within 32 */
+    fake.row_seconds = 1.0 / 256;
+    for (int i = 0; s->n_rows < 60; i++) {
+        assert_true(i < 12);
+        step(s);
+    }
+    run(s);
+    for (int i = 0; i < 60; i++) {
+        got = take(seqs[i]);
+        assert_same(&want, &got);
+    }
+    close_scheduler(s, model);
+    moe_model_close(model);
+    moe_engine_free(engine);
+}
+
 /* --- admission and the queue
  * ----------------------------------------------------------------------- */
 
@@ -1100,6 +1279,10 @@ int main(void)
         WITH_POCKET(test_bulk_work_goes_on_under_interactive_load),
         WITH_POCKET(test_groups_share_the_rows_of_a_step),
         cmocka_unit_test(test_encoders_share_steps_too),
+        cmocka_unit_test(test_steps_are_short_while_somebody_waits_for_their_end),
+        WITH_POCKET(test_and_get_shorter_as_rows_take_longer),
+        WITH_POCKET(test_bulk_work_does_not_hurry),
+        cmocka_unit_test(test_encoders_read_fewer_texts_in_a_hurry),
         WITH_POCKET(test_bulk_work_leaves_places_and_pages),
         WITH_POCKET(test_small_requests_pass_large_ones_but_not_for_ever),
         WITH_POCKET(test_a_full_queue_says_so),

@@ -12,6 +12,11 @@
  * single interactive prompt gets at least 7/32 of the budget in every step, whatever bulk work
  * there is.
  *
+ * When others wait for the end of a step (a second interactive sequence, an interactive one beside
+ * bulk prompts, whoever the host knows of), prompts get fewer rows: as many as go through in
+ * step_seconds at the speed of the steps before, which falls as attention spans more positions.
+ * They do so for some seconds more, since who has had an answer is likely to ask again.
+ *
  * Prompts of a step that begin alike share rows: what the later one has in common with an earlier
  * one is not computed again and costs no turn.
  *
@@ -36,11 +41,21 @@ enum {
     ENCODER_STEP_TOKENS = 2048, /* per thread */
     DEFAULT_SEQS = 64,
     QUANTUM = 64,
+    MIN_HURRIED_ROWS = 32, /* fewer hardly make a step shorter: it reads the weights all the same */
+    HURRY_SECONDS = 5,     /* steps stay short for so long when nobody waits any more */
 };
 
 static int64_t min_int(int64_t a, int64_t b)
 {
     return a < b ? a : b;
+}
+
+static double monotonic_seconds(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 /* --- life and death --------------------------------------------------------------------------- */
@@ -57,6 +72,7 @@ moe_status moe_scheduler_create(moe_model *model, const moe_scheduler_options *o
     s->model = model;
     s->max_step_tokens = DEFAULT_STEP_TOKENS;
     s->max_seqs = DEFAULT_SEQS;
+    s->now = monotonic_seconds;
     if (!model->spec.causal) { /* all threads have enough texts, and end at about the same time */
         s->max_step_tokens = ENCODER_STEP_TOKENS * moe_pool_threads(model->engine->pool);
         s->max_seqs = s->max_step_tokens;
@@ -64,6 +80,7 @@ moe_status moe_scheduler_create(moe_model *model, const moe_scheduler_options *o
     if (options != NULL) {
         s->cancel = options->cancel;
         s->max_waiting = options->max_waiting;
+        s->step_seconds = options->step_seconds;
         if (options->max_step_tokens > 0)
             s->max_step_tokens = options->max_step_tokens;
         if (options->max_seqs > 0)
@@ -235,6 +252,41 @@ int64_t moe_scheduler_running(const moe_scheduler *s)
     return s->n_running;
 }
 
+/* A sequence that is ahead of whoever takes its tokens. */
+static bool rests(const moe_scheduler *s, const moe_seq *seq)
+{
+    const int64_t pause_at = seq->request.pause_at;
+
+    return pause_at > 0 && seq->usage.generated_tokens >= pause_at && !s->crowded;
+}
+
+/* Sequences of a class whose prompt is read or that decode and do not rest. */
+static int n_at_work(const moe_scheduler *s, bool bulk)
+{
+    int n = s->rings[bulk].n_prompts;
+
+    for (const moe_seq *seq = s->decode.first; seq != NULL; seq = seq->next)
+        n += seq->request.bulk == bulk && !rests(s, seq);
+    return n;
+}
+
+moe_work moe_scheduler_work(const moe_scheduler *s)
+{
+    const moe_flow *flow = s->rings[0].admit;
+
+    if (n_at_work(s, false) > 0)
+        return MOE_WORK_INTERACTIVE;
+    for (int i = 0; i < s->rings[0].n_flows; i++, flow = flow->next)
+        if (flow->waiting.first != NULL)
+            return MOE_WORK_INTERACTIVE;
+    return s->n_waiting > 0 || n_at_work(s, true) > 0 ? MOE_WORK_BULK : MOE_WORK_NONE;
+}
+
+void moe_scheduler_hurry(moe_scheduler *s)
+{
+    s->hurried_until = s->now() + HURRY_SECONDS;
+}
+
 /* --- dealing rows ----------------------------------------------------------------------------- */
 
 /* The sequence of this scheduler that computes a node's page, if it is another one.  Writers of
@@ -384,11 +436,37 @@ static int64_t deal_to(moe_scheduler *s, moe_ring *ring, int64_t room, bool in_o
     return room - left;
 }
 
+/* Does somebody wait for a step to end who may not get most of its rows, or did of late? */
+static bool is_hurried(moe_scheduler *s)
+{
+    const int n_interactive = n_at_work(s, false);
+
+    if (n_interactive > 1 || (n_interactive == 1 && s->rings[1].n_prompts > 0))
+        moe_scheduler_hurry(s);
+    return s->now() < s->hurried_until;
+}
+
+/* The rows of a step that prompts may have: what decoding leaves, and if others wait for its end
+ * no more than the time for it allows. */
+static int64_t room_for_prompts(moe_scheduler *s)
+{
+    const int64_t room = s->max_step_tokens - s->n_decode;
+    double in_time = 0;
+
+    if (s->step_seconds <= 0 || !is_hurried(s))
+        return room;
+    if (s->row_seconds > 0)
+        in_time = s->step_seconds / s->row_seconds - s->n_decode;
+    if (in_time < MIN_HURRIED_ROWS)
+        in_time = MIN_HURRIED_ROWS;
+    return in_time < (double)room ? (int64_t)in_time : room;
+}
+
 /* Deals the rows that decoding leaves among the prompts. */
 static void deal(moe_scheduler *s)
 {
     moe_ring *interactive = &s->rings[0], *bulk = &s->rings[1];
-    int64_t room = s->max_step_tokens - s->n_decode, longest = room, dealt;
+    int64_t room = room_for_prompts(s), longest = room, dealt;
 
     if (is_whole(s))
         longest = s->model->info.n_ctx;
@@ -443,14 +521,6 @@ static void lay_span(moe_scheduler *s, moe_seq *seq, moe_span *span)
             s->positions[s->n_rows++] = (int64_t)position;
         }
     }
-}
-
-/* A sequence that is ahead of whoever takes its tokens. */
-static bool rests(const moe_scheduler *s, const moe_seq *seq)
-{
-    const int64_t pause_at = seq->request.pause_at;
-
-    return pause_at > 0 && seq->usage.generated_tokens >= pause_at && !s->crowded;
 }
 
 /* Fills the step: prompt chunks, then one row of each decoding sequence that does not rest. */
@@ -544,12 +614,14 @@ static void share_experts(moe_seq *seq, const moe_span *span, int n_rows, int64_
     seq->usage.expert_misses += misses * to / n_rows - misses * from / n_rows;
 }
 
-static double now(void)
+/* Learns from a step how long a row takes.  Steps of a few rows say nothing of longer ones; whole
+ * texts fill more than half of the least room. */
+static void note_speed(moe_scheduler *s, double seconds)
 {
-    struct timespec t;
+    const double row_seconds = seconds / s->n_rows;
 
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    if (s->n_rows >= MIN_HURRIED_ROWS / 2)
+        s->row_seconds = s->row_seconds > 0 ? (s->row_seconds + row_seconds) / 2 : row_seconds;
 }
 
 moe_status moe_scheduler_step(moe_scheduler *s, bool *busy, moe_error *err)
@@ -559,7 +631,8 @@ moe_status moe_scheduler_step(moe_scheduler *s, bool *busy, moe_error *err)
                                  note_computed};
     const moe_expert_cache *cache = &model->resident->cache;
     const int64_t hits = cache->hits, misses = cache->misses;
-    const double start = now();
+    const double start = s->now();
+    double seconds;
     moe_step step;
     moe_status status = moe_admit(s, err);
 
@@ -572,6 +645,9 @@ moe_status moe_scheduler_step(moe_scheduler *s, bool *busy, moe_error *err)
         *busy = true;
         status = moe_forward_run(&forward, &step, s->out_rows, s->n_wanted, take_logits, s, err);
     }
+    seconds = s->now() - start;
+    if (s->computed)
+        note_speed(s, seconds);
     for (int i = 0; i < s->n_spans; i++) {
         moe_seq *seq = s->span_seq[i];
 
@@ -579,7 +655,7 @@ moe_status moe_scheduler_step(moe_scheduler *s, bool *busy, moe_error *err)
             share_experts(seq, &s->spans[i], step.n_rows, cache->hits - hits,
                           cache->misses - misses);
         if (s->computed && (seq->span_wanted == 0 || seq->finish == MOE_FINISH_ERROR))
-            advance(seq, now() - start);
+            advance(seq, seconds);
         seq->span_rows = seq->n_head = 0;
     }
     return status;

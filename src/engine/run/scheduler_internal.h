@@ -42,6 +42,12 @@ struct moe_scheduler {
     int64_t bulk_credit;             /* rows that bulk prompts have coming */
     bool crowded;                    /* somebody waits for a place or for pages */
 
+    /* Steps whose end others wait for. */
+    double step_seconds;  /* that they are to take; 0: no bound */
+    double row_seconds;   /* that a row takes, measured; 0: not yet */
+    double hurried_until; /* by now() */
+    double (*now)(void);  /* in seconds */
+
     /* The current step. */
     moe_seq **span_seq; /* (max_seqs) in order of their rows */
     moe_span *spans;    /* (max_seqs) */
