@@ -618,6 +618,26 @@ static void test_somebody_waiting_is_answered_within_three_steps_under_bulk_load
     }
 }
 
+/* Nor does somebody of the same group who has much to read. */
+static void test_nor_does_a_long_prompt_of_the_same_group_keep_him_waiting(void **state)
+{
+    pocket *p = *state;
+    moe_scheduler *s = open_scheduler(p->model, (moe_scheduler_options){.max_step_tokens = 64});
+    moe_seq *long_one[3], *seq;
+
+    for (int i = 0; i < 3; i++)
+        long_one[i] = add(s, fresh(p, MOE_TASK_GENERATE, 900, 4, 1, false));
+    step(s);
+    seq = add(s, fresh(p, MOE_TASK_GENERATE, 60, 4, 1, false));
+    assert_true(steps_to_first(s, seq) <= 5); /* four have a step each in turn */
+    while (!moe_seq_done(seq))
+        step(s);
+    for (int i = 0; i < 3; i++)
+        assert_in_range(moe_seq_prompt_read(long_one[i]), 64, 256);
+    run(s);
+    close_scheduler(s, p->model);
+}
+
 /* The page that the interactive request needs next is in the hands of a bulk one. */
 static void test_a_bulk_writer_does_not_hold_an_interactive_follower_up(void **state)
 {
@@ -1275,6 +1295,7 @@ int main(void)
         cmocka_unit_test(test_idle_pages_go_by_age_when_memory_is_needed),
         cmocka_unit_test(test_many_prompts_in_little_memory_stay_right),
         WITH_POCKET(test_somebody_waiting_is_answered_within_three_steps_under_bulk_load),
+        WITH_POCKET(test_nor_does_a_long_prompt_of_the_same_group_keep_him_waiting),
         WITH_POCKET(test_a_bulk_writer_does_not_hold_an_interactive_follower_up),
         WITH_POCKET(test_bulk_work_goes_on_under_interactive_load),
         WITH_POCKET(test_groups_share_the_rows_of_a_step),

@@ -6,7 +6,7 @@
  * interactive ones before the bulk ones.  A quarter of places and pages is closed to bulk work, so
  * that somebody who asks while a bulk job runs gets in at once; only a single bulk sequence that
  * needs more may have it.  Nobody gets in ahead of time: a group whose prompts fill a step waits
- * until they have been read.  What does not fit is passed over by smaller ones of other groups, but
+ * until they have been read, but that a few interactive ones are read side by side.  What does not fit is passed over by smaller ones of other groups, but
  * not for ever: once so many have passed it that all groups had their turn twice, the rest waits
  * until it fits.
  */
@@ -111,12 +111,23 @@ void moe_sequence_enter(moe_seq *seq, moe_seq_state state)
     count(seq, 1);
 }
 
-void moe_sequence_leave(moe_seq *seq)
+static void take_out(moe_seq *seq)
 {
     moe_seq_list *list = seq->list;
 
     *(seq->prev != NULL ? &seq->prev->next : &list->first) = seq->next;
     *(seq->next != NULL ? &seq->next->prev : &list->last) = seq->prev;
+}
+
+void moe_sequence_step_back(moe_seq *seq)
+{
+    take_out(seq);
+    append(seq->list, seq);
+}
+
+void moe_sequence_leave(moe_seq *seq)
+{
+    take_out(seq);
     if (seq->state == MOE_SEQ_WAITING && seq->prev == NULL)
         seq->flow->since = seq->scheduler->n_admitted;
     count(seq, -1);
@@ -124,10 +135,24 @@ void moe_sequence_leave(moe_seq *seq)
 
 /* --- admission -------------------------------------------------------------------------------- */
 
+enum {
+    SIDE_BY_SIDE = 8, /* interactive prompts of a group that are let in, however long they are */
+};
+
+static bool has_few_prompts(const moe_flow *flow)
+{
+    int n = 0;
+
+    for (const moe_seq *seq = flow->prompts.first; seq != NULL && n < SIDE_BY_SIDE; seq = seq->next)
+        n++;
+    return n < SIDE_BY_SIDE;
+}
+
 /* Has a flow somebody to let in? */
 static bool wants(const moe_scheduler *s, const moe_flow *flow)
 {
-    return flow->waiting.first != NULL && flow->n_ready < s->max_step_tokens;
+    return flow->waiting.first != NULL &&
+           (flow->n_ready < s->max_step_tokens || (!flow->bulk && has_few_prompts(flow)));
 }
 
 typedef enum fit { FITS, NO_ROOM, NO_BULK_ROOM } fit;

@@ -7,7 +7,8 @@
  * (kernels/NUMERICS.md), so neither the company in a step nor the chunking changes a result.
  *
  * Every decoding sequence has its row in every step; at least a quarter of the budget is left for
- * prompts.  Groups share that by deficit round robin, QUANTUM rows at a time.  Interactive prompts
+ * prompts.  Groups share that by deficit round robin, QUANTUM rows at a time, and so do the
+ * interactive prompts of a group; bulk ones are read one after the other.  Interactive prompts
  * go before bulk ones, but while both are there, bulk ones have an eighth of the rows coming.  So a
  * single interactive prompt gets at least 7/32 of the budget in every step, whatever bulk work
  * there is.
@@ -425,6 +426,8 @@ static int64_t deal_to(moe_scheduler *s, moe_ring *ring, int64_t room, bool in_o
             give(s, seq, n_head + n_rows, n_rows);
             flow->deficit -= n_rows;
             left -= n_rows;
+            if (!seq->request.bulk && !is_whole(s))
+                moe_sequence_step_back(seq);
         }
         if (seq == NULL && !too_long)
             flow->deficit = min_int(flow->deficit, 0);

@@ -62,6 +62,8 @@ struct moe_scheduler {
 
 /* Puts a sequence into the list of a state, and counts it there. */
 void moe_sequence_enter(moe_seq *seq, moe_seq_state state);
+/* Moves it to the end of its list. */
+void moe_sequence_step_back(moe_seq *seq);
 /* Takes it out of its list. */
 void moe_sequence_leave(moe_seq *seq);
 
