@@ -11,8 +11,8 @@
  *
  * For a batch of tokens and a chunk of 256 columns the activations are gathered once, then all
  * groups pass.  Results are added up in y itself.  A tile costs as many cycles as it has rows, so
- * fewer than 16 tokens take a lower one; the fewest take the AVX-512 kernels, which do without the way
- * through memory.  All give the same bits.
+ * fewer than 16 tokens take a lower one; the fewest take the AVX-512 kernels, which do without the
+ * way through memory.  All give the same bits.
  */
 #include <string.h>
 
@@ -162,8 +162,8 @@ INLINE const uint8_t *fetch_unit(const moe_type type, const uint8_t *p)
     return p + bytes + 32; /* heads lie between, of 64 bytes or, without minima, for two units */
 }
 
-/* One tile, of whose n_tokens tokens the first n count: y += products.  Meanwhile units from `ahead`
- * on are fetched, one after the other, if it is not NULL. */
+/* One tile, of whose n_tokens tokens the first n count: y += products.  Meanwhile units from
+ * `ahead` on are fetched, one after the other, if it is not NULL. */
 INLINE void run_tile(const moe_type type, const int planes, const int n_tokens, int n, pipeline *p,
                      const token_terms terms[], bool is_first_chunk, __mmask16 lanes,
                      const uint8_t *ahead, float *y, int64_t ldy)

@@ -460,7 +460,8 @@ needs_order(Oid funcid, void *context)
 
 /*
  * Does an expression do or see what depends on which rows have gone before?  It
- * must not be evaluated for rows that are read ahead.
+ * must not be evaluated for rows that are read ahead.  What a subplan calls is not
+ * looked at.
  */
 static bool
 needs_order_walker(Node *node, void *context)
