@@ -294,13 +294,13 @@ is(threads(postmaster()), 1, 'the postmaster still has one thread');
 # --- limits
 
 # what a statement uses while it still queues requests counts, and is shown
-$node->safe_psql('postgres', q{CREATE ROLE intern LOGIN; SELECT moe.set_budget('intern', 20000, '1 day')});
+$node->safe_psql('postgres', q{CREATE ROLE intern LOGIN; SELECT moe.set_budget('intern', 4000, '1 day')});
 my $rows = q{SELECT count(moe.generate('A table ' || i, max_tokens => 100, options => '{"ignore_eos": true}'))
 	FROM generate_series(1, 20000) AS i};
 ($ret, $out, $err) = $node->psql('postgres', $rows, extra_params => [ '-U', 'intern' ]);
 like($err, qr/token budget of role "intern" is used up/, 'a budget ends a batch whose requests do not all fit into the queue');
 # some 500 as a rule; all that is asked for would be two millions
-is($node->safe_psql('postgres', 'SELECT used BETWEEN 20001 AND 30000 FROM moe.budget'), 't', 'not long after');
+is($node->safe_psql('postgres', 'SELECT used BETWEEN 4001 AND 14000 FROM moe.budget'), 't', 'not long after');
 $node->safe_psql('postgres', q{SELECT moe.set_budget('intern', NULL)});
 ($session, $user) = start_long($rows);
 ok($node->poll_query_until('postgres', qq{
